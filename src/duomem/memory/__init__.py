@@ -1,0 +1,37 @@
+"""The contract of a memory strategy. One file per strategy beside this one; the file's name is its name in a config.
+
+A component file defines `Config` (a pydantic model, unknown keys refused) and `build(config) -> MemoryStrategy`. The strategy
+decides what a memory says, how it is keyed and what is shown; the bank (`duomem.bank`) stores, embeds and searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from duomem.models import Model
+from duomem.types import BankEdit, Budget, EpisodeView, Hit, Memory, MemoryId, Outcome, Recall, Trajectory
+
+
+class BankView(Protocol):
+    """What a strategy may do with a bank: read and search one version of it."""
+
+    def search(
+        self, query: str, k: int, *, floor: float = -1.0, allow: Callable[[Memory], bool] | None = None
+    ) -> list[Hit]: ...
+    def get(self, memory: MemoryId) -> Memory: ...
+    def memories(self) -> Sequence[Memory]: ...
+
+
+class MemoryStrategy(Protocol):
+    """Turns trajectories into bank edits and an episode into what is shown.
+
+    `write` gets one trajectory and a model that may write (None: rules only) and changes nothing itself.
+    `recall` is asked before each turn; the default strategies answer at the first one only. It must be a pure function of the
+    view and the bank's version, respect the view's exclusions and the budget, return memories in canonical order (by id),
+    and may be empty. `feedback` turns an outcome into edits (usefulness counts, retirement).
+    """
+
+    def write(self, trajectory: Trajectory, bank: BankView, teacher: Model | None) -> Sequence[BankEdit]: ...
+    def recall(self, view: EpisodeView, bank: BankView, budget: Budget) -> Recall: ...
+    def feedback(self, outcome: Outcome, shown: Sequence[MemoryId]) -> Sequence[BankEdit]: ...
