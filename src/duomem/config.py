@@ -1,0 +1,288 @@
+"""What a run does, as data: TOML < `--set table.key=value` < nothing else.
+
+In: a TOML file and overrides. Out: frozen `Settings` whose keys are all known and whose component tables their components have
+validated; the resolved text and its hash, which lie in the run folder. An unknown key fails with the nearest real one and the place
+it was found. Not here: secrets and data paths of a machine, which come from environment variables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from duomem.errors import ConfigError
+from duomem.registry import component
+from duomem.types import digest
+
+Arm = Literal["none", "format_only", "memory", "adapter", "both", "decoy", "teacher"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+
+class Table(BaseModel):
+    """One table of a config. A component's own fields stand in the same table; the component validates them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ComponentTable(Table):
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+
+class RunTable(Table):
+    """The run as a whole."""
+
+    name: str = "run"
+    """A name for reports; it has no other effect."""
+    seed: int = 0
+    """Seed of task samples, rollouts and training."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds: each gets its own collection, memories and adapter in seed<N>/ and evaluation pools them. Empty: `seed` alone."""
+
+
+class GameSpec(Table):
+    """How many games of a split to write."""
+
+    n: int = Field(gt=0)
+    """Number of games."""
+    seed: int = 0
+    """Seed of the generator."""
+
+
+class EnvTable(ComponentTable):
+    """The environment: where tasks come from."""
+
+    name: str = "alfworld"
+    """A component of envs/ (see `duomem list`)."""
+
+
+class TeacherTable(ComponentTable):
+    """The teacher, and what it is asked to solve."""
+
+    model: str = "expert"
+    """A component of models/."""
+    split: str = "train"
+    """Where its tasks come from; an evaluation split is refused."""
+    tasks: int = Field(120, ge=0)
+    """How many tasks, as a seeded sample that is recorded in the run folder; 0: all."""
+    attempts: int = Field(1, ge=1)
+    """Attempts at each task."""
+    max_tokens: int = Field(128, gt=0)
+    """Longest reply, in tokens."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+
+
+class StudentTable(ComponentTable):
+    """The student: the small model that learns."""
+
+    model: str = "hf"
+    """A component of models/."""
+    layout: str = "pocket"
+    """The prompt layout of student and teacher: a name in layouts/ or the path of a TOML file."""
+    max_tokens: int = Field(48, gt=0)
+    """Longest reply, in tokens."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+
+
+class MemoryTable(ComponentTable):
+    """Context space: how memories are written and shown. No such table, or k = 0: no memories."""
+
+    name: str = "procedure"
+    """A component of memory/."""
+    embedder: str = "minilm"
+    """What turns a key into a vector (see `duomem list`)."""
+    k: int = Field(2, ge=0)
+    """At most so many memories in a prompt."""
+    floor: float = Field(-1.0, ge=-1, le=1)
+    """Smallest cosine similarity of a memory that is shown; -1: any."""
+    tokens: int = Field(512, gt=0)
+    """At most so many tokens of memories in a prompt."""
+
+
+class TuningTable(ComponentTable):
+    """Parameter space: how the adapter is trained. No such table: no adapter."""
+
+    name: str = "lora"
+    """A component of tuning/."""
+
+
+class RolloutTable(Table):
+    """How episodes are played."""
+
+    concurrency: int = Field(8, ge=1)
+    """Episodes at once. Results do not depend on it."""
+    max_steps: int = Field(30, ge=1)
+    """Turns after which an episode is cut off."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds after which an episode is cut off."""
+
+
+class EvaluateTable(Table):
+    """What the arms are measured on."""
+
+    split: str = "valid_unseen"
+    """The split of the games."""
+    games: int = Field(0, ge=0)
+    """How many games, as a seeded sample; 0: all."""
+    seed: int = 0
+    """Seed of the sample, of the episodes and of the bootstrap."""
+    arms: tuple[Arm, ...] = ARMS
+    """The arms to play. Those that need a part which the run does not have are left out."""
+
+
+class Settings(BaseModel):
+    """A whole config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: RunTable = RunTable()
+    env: EnvTable = EnvTable()
+    games: dict[str, GameSpec] = {}
+    teacher: TeacherTable = TeacherTable()
+    student: StudentTable = StudentTable()
+    memory: MemoryTable | None = None
+    tuning: TuningTable | None = None
+    rollout: RolloutTable = RolloutTable()
+    evaluate: EvaluateTable = EvaluateTable()
+
+    def options(self, table: str) -> dict[str, Any]:
+        """The keys of a table that are its component's own, in full: what `Config(**...)` takes."""
+        return _component_options(table, getattr(self, table).model_dump(mode="json"))
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, the components' defaults too; no table for a part that is absent."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        for table in KIND_OF:
+            if table in plain:
+                plain[table] |= self.options(table)
+        return {key: value for key, value in plain.items() if value != {}}
+
+    @property
+    def hash(self) -> str:
+        return digest(self.resolved())[:16]
+
+
+TABLES: dict[str, type[Table]] = {
+    "run": RunTable,
+    "env": EnvTable,
+    "teacher": TeacherTable,
+    "student": StudentTable,
+    "memory": MemoryTable,
+    "tuning": TuningTable,
+    "rollout": RolloutTable,
+    "evaluate": EvaluateTable,
+}
+KIND_OF = {"env": "envs", "teacher": "models", "student": "models", "memory": "memory", "tuning": "tuning"}
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from a TOML file (None: the defaults) and `table.key=value` overrides. Raises `ConfigError`."""
+    source = str(path) if path else "--set"
+    return settings_of(override(read(path) if path else {}, overrides), source)
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config. Make one with: duomem init {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def override(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy with `a.b=value` applied; a value is TOML where it parses as such, else a string. `a=` with nothing removes a table or key."""
+    result = _copy(tables)
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        *parents, last = (part.strip() for part in name.split("."))
+        if not equals or not last:
+            raise ConfigError(f"--set {text}: write it as table.key=value, for example --set memory.k=1.")
+        place = result
+        for part in parents:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {text}: {part!r} is a value, not a table.")
+        if value.strip():
+            place[last] = _value(value.strip())
+        else:
+            place.pop(last, None)
+    return result
+
+
+def settings_of(tables: Mapping[str, Any], source: str) -> Settings:
+    """Validated settings from plain tables; `source` is named in errors."""
+    _known(tables, list(Settings.model_fields), "", source)
+    for table, model in TABLES.items():
+        content = tables.get(table, {})
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{source}: [{table}] has to be a table.")
+        _known(content, [*model.model_fields, *_component_fields(table, content)], f"{table}.", source)
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, source, "")) from error
+    for table in KIND_OF:
+        if getattr(settings, table) is not None:
+            try:
+                settings.options(table)
+            except ValidationError as error:
+                raise ConfigError(_sentence(error, source, f"{table}.")) from error
+    return settings
+
+
+def component_config(table: str, content: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The `Config` of the component that a table names."""
+    if table not in KIND_OF:
+        return None
+    key = "name" if "name" in TABLES[table].model_fields else "model"
+    name = content.get(key, TABLES[table].model_fields[key].default)
+    config: type[BaseModel] = component(KIND_OF[table], str(name)).Config
+    return config
+
+
+def _component_fields(table: str, content: Mapping[str, Any]) -> list[str]:
+    config = component_config(table, content)
+    return list(config.model_fields) if config else []
+
+
+def _component_options(table: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    config = component_config(table, content)
+    if config is None:
+        return {}
+    given = {key: value for key, value in content.items() if key in config.model_fields}
+    return config.model_validate(given).model_dump(mode="json", exclude_none=True)
+
+
+def _known(content: Mapping[str, Any], known: Sequence[str], prefix: str, source: str) -> None:
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"{source}: unknown key {prefix}{key}.{hint} There are: {', '.join(sorted(set(known)))}.")
+
+
+def _sentence(error: ValidationError, source: str, prefix: str) -> str:
+    """The first complaint of pydantic as one sentence with its place."""
+    first = error.errors(include_url=False)[0]
+    place = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{source}: unknown key {place}."
+    return f"{source}: {place} = {first['input']!r}: {first['msg']}."
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _copy(tables: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
