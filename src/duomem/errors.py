@@ -8,6 +8,7 @@ DuomemError                    exit code 1
 │   ├── LeakError              evaluation data where it must not be
 │   └── MismatchError          an adapter, bank or layout made for something else
 ├── InfraError                 exit code 4: a model, disk or process failed; the episode is retried on resume
+│   └── StoreError             the journal cannot be written: the command stops, what was recorded stays
 └── Incomplete                 exit code 5: the command ended with work left; it says how to resume
 
 Every message names the thing, where it was found and what to do next. Tracebacks are for bugs.
@@ -51,6 +52,10 @@ class MismatchError(DataError):
 
 class InfraError(DuomemError):
     exit_code = 4
+
+
+class StoreError(InfraError):
+    pass
 
 
 class Incomplete(DuomemError):

@@ -139,7 +139,7 @@ def thought_of(layout: Layout, text: str) -> str:
 
 def turn_messages(layout: Layout, turn: Turn) -> tuple[Message, Message]:
     """A turn as the assistant message and the user message that follows it."""
-    return turn.reply.message, turn_message(layout, turn.observation)
+    return turn.reply.message, turn_message(layout, turn.observation + turn.recalled)
 
 
 def conversation(layout: Layout, trajectory: Trajectory) -> tuple[Message, ...]:

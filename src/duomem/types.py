@@ -175,6 +175,7 @@ class Turn:
     """One exchange: the reply, the call parsed from it (None if unparseable), and what the environment answered.
 
     `valid` is the observation's; an unparseable reply is an invalid turn. `repaired` marks an action changed by repair.
+    `recalled` is memory text that a later recall put behind the observation, in the same user message.
     """
 
     reply: Reply
@@ -182,6 +183,7 @@ class Turn:
     observation: str
     valid: bool = True
     repaired: bool = False
+    recalled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,12 @@ class Trajectory:
             "attempt": self.attempt,
             "prompt": [(message.role, message.text) for message in self.prompt],
             "turns": [
-                (turn.reply.message.text, turn.call and (turn.call.name, turn.call.arguments), turn.observation, turn.valid)
+                (
+                    turn.reply.message.text,
+                    turn.call and (turn.call.name, turn.call.arguments),
+                    turn.observation + turn.recalled,
+                    turn.valid,
+                )
                 for turn in self.turns
             ],
             "stop": self.stop.value,
