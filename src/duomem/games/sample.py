@@ -1,0 +1,198 @@
+"""Samples one game: a goal that occurs in such rooms, the room's objects, and where each of them lies.
+
+In: a random generator, a split, perhaps a task type. Out: a solvable `GameSpec`, about a millisecond each, without the engine.
+Statistics come from the training games' count tables; solvability is proven by `solver.solve`, never by an expert's success.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from duomem.errors import DataError, UsageError
+from duomem.games import package
+from duomem.games.layouts import Room, new_location, object_id, room
+from duomem.games.rooms import ROOM_KINDS, goal_allowed, room_kind, rooms_of
+from duomem.games.solver import can_solve
+from duomem.games.spec import APPLIANCE, KINDS, LOOK, SIMPLE, TWO, GameSpec, Goal, Item, Receptacle
+from duomem.games.tables import Draw, tables
+
+PROPORTIONS = dict(zip(KINDS, (35, 13, 27, 16, 25, 24), strict=True))
+"""Games of each task type in the 140 official valid_seen games: the default mix."""
+
+NOVEL = 0.15
+"""Weight of a goal whose object and target both occur with its task type in such rooms, but never together, beside 1 a training game."""
+
+_TRIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """What a split offers for a task type: rooms, and the goals of each."""
+
+    rooms: Draw[int]
+    goals: dict[int, Draw[Goal]]
+
+
+def check_kind(kind: str) -> str:
+    """The task type itself; UsageError with the known ones otherwise."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown task type {kind!r}: it is one of {', '.join(KINDS)}")
+    return kind
+
+
+def sample_game(rng: random.Random, split: str, kind: str | None = None) -> GameSpec:
+    """One solvable game of a split, of a given task type or of one drawn by `PROPORTIONS`.
+
+    Raises UsageError for an unknown split or task type, MissingExtra without the alfworld package.
+    """
+    rooms_of(split)
+    kind = check_kind(kind) if kind is not None else Draw(PROPORTIONS)(rng)
+    choices = _choices(split, kind)
+    for _ in range(_TRIES):
+        number = choices.rooms(rng)
+        game = _fill(rng, room(number), choices.goals[number](rng))
+        if game is not None and can_solve(game):
+            return game
+    raise DataError(f"no solvable {kind} game found in the {split} rooms in {_TRIES} tries")
+
+
+def possible_goals(split: str, kind: str) -> dict[int, tuple[Goal, ...]]:
+    """Room number -> goals that the sampler may set there."""
+    return {number: draw.values for number, draw in _choices(rooms_check(split), check_kind(kind)).goals.items()}
+
+
+def rooms_check(split: str) -> str:
+    """The split itself; UsageError otherwise."""
+    rooms_of(split)
+    return split
+
+
+@cache
+def _choices(split: str, kind: str) -> _Choices:
+    goals = {number: _goals(split, kind, room(number)) for number in rooms_of(split)}
+    goals = {number: draw for number, draw in goals.items() if draw}
+    weights: dict[int, float] = {}
+    for room_type in ROOM_KINDS:
+        here = [number for number in goals if room_kind(number) == room_type]
+        games = sum(row[3] for row in tables()["goals"][room_type].get(kind, []))
+        weights |= {number: games / len(here) for number in here}
+    if not goals:
+        raise DataError(f"no room of {split} allows a {kind} goal")
+    return _Choices(Draw(weights), goals)
+
+
+def _goals(split: str, kind: str, place: Room) -> Draw[Goal]:
+    """The goals of a room: what training games of such rooms ask for, where object, target and appliance are here."""
+    rows = tables()["goals"][place.kind].get(kind, [])
+    weights = {Goal(kind, item, target, lamp): float(games) for item, target, lamp, games in rows}
+    for item in {row[0] for row in rows}:
+        for target in {row[1] for row in rows}:
+            if item in package.compatibility().get(target, ()):
+                weights.setdefault(Goal(kind, item, target, rows[0][2]), NOVEL)
+    return Draw(
+        {
+            goal: weight
+            for goal, weight in sorted(weights.items(), key=lambda pair: pair[0].key)
+            if _possible(goal, place) and goal_allowed(split, place.number, goal.key)
+        }
+    )
+
+
+def _possible(goal: Goal, place: Room) -> bool:
+    if goal.object not in place.copies or APPLIANCE.get(goal.kind, goal.target) not in {*place.types, goal.target}:
+        return False
+    if goal.kind == LOOK:
+        return any(place.places.get(goal.toggle, {"": 1.0}).keys() - {""})
+    return goal.target in place.types and any(place.places[goal.object].keys() - {""} - _barred(goal, place))
+
+
+def _barred(goal: Goal, place: Room) -> frozenset[str]:
+    """Receptacles where no copy of the goal's object lies at the start, as in every official game: the target of simple and
+    pick-two goals (they would be met already, or half met), and the appliance of the others (they would be done already)."""
+    kind = goal.target if goal.kind in (SIMPLE, TWO) else APPLIANCE.get(goal.kind, "")
+    return frozenset(spot.id for spot in place.receptacles if spot.type == kind)
+
+
+def _fill(rng: random.Random, place: Room, goal: Goal) -> GameSpec | None:
+    """A room with objects for a goal, or None if too few copies of the goal's object can be had."""
+    barred = _barred(goal, place)
+    items: dict[str, Item] = {}
+    for kind, copies in place.copies.items():
+        is_goal = kind == goal.object
+        number = _goal_copies(rng, goal, copies) if is_goal else copies(rng)
+        spots = _spots(place, kind, barred if is_goal else frozenset())
+        for _ in range(number):
+            item = _item(rng, place, kind, spots(rng), barred if is_goal else frozenset(), is_goal)
+            items[item.id] = item
+    if sum(bool(item.receptacles) for item in items.values() if item.type == goal.object) < 1 + (goal.kind == TWO):
+        return None
+    trial = f"trial_G{rng.getrandbits(64):016x}"
+    start = new_location(rng, place.floor, 30)
+    template = rng.randrange(len(package.templates(goal.kind)))
+    return GameSpec(trial, place.number, place.receptacles, tuple(items[i] for i in sorted(items)), start, goal, template)
+
+
+def _goal_copies(rng: random.Random, goal: Goal, usual: Draw[int]) -> int:
+    """Copies of the goal's object; never more than its type ever has, except that ALFRED adds one to what it duplicates."""
+    most = max(usual.values)
+    drawn = int(_goal_copy_draw(goal.kind)(rng))
+    return max(min(drawn, most + 1 if most > 1 else 1), 2 if goal.kind == TWO else 1)
+
+
+@cache
+def _goal_copy_draw(kind: str) -> Draw[str]:
+    return Draw({number: float(games) for number, games in tables()["goal_copies"][kind].items() if int(number) <= 4})
+
+
+_SPOTS: dict[tuple[int, str, frozenset[str]], Draw[str]] = {}
+
+
+def _spots(place: Room, kind: str, barred: frozenset[str]) -> Draw[str]:
+    key = (place.number, kind, barred)
+    if key not in _SPOTS:
+        left = {spot: weight for spot, weight in place.places[kind].items() if spot not in barred}
+        _SPOTS[key] = Draw(left if any(left.values()) else {"": 1.0})
+    return _SPOTS[key]
+
+
+def _item(rng: random.Random, place: Room, kind: str, spot: str, barred: frozenset[str], is_goal: bool) -> Item:
+    if not spot:
+        x, z = rng.choice(place.floor)
+        tilt = 30 if kind in package.FIXED else 60
+        name = object_id(kind, x + rng.uniform(-0.5, 0.5), rng.uniform(0, 2), z + rng.uniform(-0.5, 0.5))
+        return Item(name, kind, (), new_location(rng, place.floor, tilt))
+    at = _by_id(place.number)[spot]
+    _, x, y, z = spot.split("|")[:4]
+    dx, dy, dz = _offsets(at.type)
+    name = object_id(kind, float(x) + rng.gauss(0, dx), float(y) + dy + rng.gauss(0, 0.02), float(z) + rng.gauss(0, dz))
+    second = _second(rng, place, kind, spot, barred)
+    return Item(name, kind, (spot, second) if second else (spot,), at.location, is_goal and at.type == "Fridge")
+
+
+def _second(rng: random.Random, place: Room, kind: str, spot: str, barred: frozenset[str]) -> str:
+    """A second receptacle that the simulator counts the object in (a mug in the coffee machine is on the counter too), or ""."""
+    draw = _also(_by_id(place.number)[spot].type)
+    also = draw(rng) if draw else ""
+    if not also or (also != "StoveBurner" and kind not in package.compatibility().get(also, ())):
+        return ""
+    others = [other.id for other in place.receptacles if other.type == also and other.id != spot and other.id not in barred]
+    return rng.choice(others) if others else ""
+
+
+@cache
+def _also(kind: str) -> Draw[str] | None:
+    table = tables()["also"].get(kind)
+    return Draw({other: float(count) for other, count in table.items()}) if table else None
+
+
+@cache
+def _offsets(kind: str) -> tuple[float, float, float]:
+    dx, dy, dz = tables()["offsets"].get(kind, (0.2, 0.0, 0.2))
+    return dx, dy, dz
+
+
+@cache
+def _by_id(number: int) -> dict[str, Receptacle]:
+    return {place.id: place for place in room(number).receptacles}
