@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from duomem.errors import ConfigError, MismatchError
+from duomem.chat import Encoded as Encoded
+from duomem.chat import count_tokens as count_tokens
+from duomem.chat import encode as encode
+from duomem.chat import end_of_turn as end_of_turn
+from duomem.errors import ConfigError
 from duomem.types import Message, Reply, ToolCall, Trajectory, Turn, digest
 
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -148,59 +150,3 @@ def conversation(layout: Layout, trajectory: Trajectory) -> tuple[Message, ...]:
     for turn in trajectory.turns:
         messages.extend(turn_messages(layout, turn))
     return tuple(messages[:-1] if trajectory.turns else messages)
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids and, for each, its loss weight (0: not learned)."""
-
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
-
-
-_MARK = "\ue000{}\ue001"
-
-
-def encode(
-    tokenizer: Any, messages: Sequence[Message], learn: Sequence[float] | None = None, *, generate: bool = False
-) -> Encoded:
-    """Token ids of a conversation under the tokenizer's chat template, with loss weights per message.
-
-    The template is rendered with a mark in place of each message's text; what stands between the marks is the template's and may
-    hold special tokens, what replaces a mark is data and never does (`split_special_tokens`). With `generate` the ids end where
-    the model's answer begins. The end-of-turn token that follows an assistant message has that message's weight: it is what the model has to
-    say. Raises `MismatchError` where the template drops, repeats or reorders messages (as templates that remove earlier thinking do).
-    """
-    turns = [{"role": message.role, "content": _MARK.format(index)} for index, message in enumerate(messages)]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
-    pieces = re.split("\ue000(\\d+)\ue001", text)
-    if [int(index) for index in pieces[1::2]] != list(range(len(messages))):
-        raise MismatchError(
-            "The chat template drops or reorders messages, so one episode cannot be one sequence. Use another template."
-        )
-    ids: list[int] = []
-    weights: list[float] = []
-
-    def extend(part: str, special: bool, weight: float) -> None:
-        new = tokenizer.encode(part, add_special_tokens=False, split_special_tokens=not special) if part else []
-        ids.extend(new)
-        weights.extend([weight] * len(new))
-
-    ends = end_of_turn(tokenizer)
-    for position, piece in enumerate(pieces):
-        if position % 2:
-            index = int(piece)
-            extend(messages[index].text, False, learn[index] if learn else 0.0)
-        else:
-            before = position // 2 - 1
-            spoken = learn is not None and before >= 0 and learn[before] > 0
-            end = next((mark for mark in ends if spoken and piece.startswith(mark)), "")
-            extend(end, True, learn[before] if learn and spoken else 0.0)
-            extend(piece[len(end) :], True, 0.0)
-    return Encoded(tuple(ids), tuple(weights))
-
-
-def end_of_turn(tokenizer: Any) -> tuple[str, ...]:
-    """The token texts that may end an assistant message: the tokenizer's end-of-sequence token and its additional specials."""
-    marks = [tokenizer.eos_token, *tokenizer.all_special_tokens]
-    return tuple(dict.fromkeys(mark for mark in marks if mark))
