@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from duomem.games import package
@@ -47,7 +47,8 @@ def room(number: int) -> Room:
     receptacles = _receptacles(number, kind)
     objects = [name for name in package.layout(number).types if name in _known_objects()]
     copies = {name: Draw({int(n): float(c) for n, c in _copies(kind, name).items()}) for name in sorted(objects)}
-    places = {name: _places(kind, name, receptacles) for name in copies}
+    size = _sizes(number, receptacles)
+    places = {name: _places(kind, name, receptacles, size) for name in copies}
     return Room(number, kind, receptacles, package.layout(number).floor, copies, places)
 
 
@@ -69,9 +70,16 @@ def _copies(kind: RoomKind, name: str) -> dict[str, int]:
     return dict(pooled) or FALLBACK_COPIES
 
 
-def _places(kind: RoomKind, name: str, receptacles: tuple[Receptacle, ...]) -> dict[str, float]:
+def _sizes(number: int, receptacles: tuple[Receptacle, ...]) -> dict[str, float]:
+    """How much a receptacle attracts beside the mean of its class: gamma distributed, as uneven as in training rooms."""
+    rng = random.Random(f"sizes {number}")
+    uneven = {place.id: tables()["uneven"].get(place_class(place), 0.3) for place in receptacles}
+    return {place: rng.gammavariate(1 / sd**2, sd**2) if sd else 1.0 for place, sd in uneven.items()}
+
+
+def _places(kind: RoomKind, name: str, receptacles: tuple[Receptacle, ...], size: dict[str, float]) -> dict[str, float]:
     weights = tables()["weights"][kind].get(name) or _pooled_weights(name)
-    found = {place.id: weights.get(place_class(place), 0.0) for place in receptacles}
+    found = {place.id: weights.get(place_class(place), 0.0) * size[place.id] for place in receptacles}
     found = {place: weight for place, weight in found.items() if weight}
     return found | {"": weights.get(NOWHERE, 0.0 if found else 1.0)}
 
@@ -138,8 +146,3 @@ def object_id(kind: str, x: float, y: float, z: float) -> str:
 def _number(value: float) -> str:
     text = f"{value:+06.2f}"
     return text[1:] if text[1:] == "00.00" else text
-
-
-def moved(place: Receptacle, location: str) -> Receptacle:
-    """The receptacle at another location."""
-    return replace(place, location=location)

@@ -7,6 +7,7 @@ Only games of training rooms are read into the tables; all others are skipped, s
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,11 @@ from typing import Any
 
 from duomem.games import package
 from duomem.games.read import read_games, type_of
-from duomem.games.rooms import ROOM_KINDS, ROOMS, room_kind
-from duomem.games.spec import GameSpec, Receptacle
+from duomem.games.rooms import ROOM_KINDS, ROOMS, RoomKind, room_kind
+from duomem.games.spec import GameSpec, Item, Receptacle
 
 NOWHERE = "nowhere"
+Weights = dict[RoomKind, dict[str, dict[str, float]]]
 
 
 def place_class(place: Receptacle) -> str:
@@ -32,12 +34,15 @@ def measure(games: Iterable[GameSpec]) -> dict[str, Any]:
     rooms = list({game.scene: game for game in train}.values())
     by_kind = {kind: [game for game in train if room_kind(game.scene) == kind] for kind in ROOM_KINDS}
     rooms_by_kind = {kind: [game for game in rooms if room_kind(game.scene) == kind] for kind in ROOM_KINDS}
+    weights = {kind: _weights(part) for kind, part in by_kind.items()}
     return {
         "games": len(train),
         "copies": {kind: _copies(part) for kind, part in by_kind.items()},
         "goal_copies": _goal_copies(train),
         "goals": {kind: _goals(part) for kind, part in by_kind.items()},
-        "weights": {kind: _weights(part) for kind, part in by_kind.items()},
+        "weights": weights,
+        **_crowds(train, weights),
+        "goal_places": _goal_places(train, weights),
         "also": _also(train),
         "unplaced": {kind: _unplaced(part) for kind, part in rooms_by_kind.items()},
         "tilt": _nested((place.type, place.location.rsplit("|", 1)[1]) for room in rooms for place in room.receptacles),
@@ -115,7 +120,7 @@ def _rank(kind: str) -> tuple[bool, str]:
 
 
 def _also(games: Sequence[GameSpec]) -> dict[str, dict[str, int]]:
-    """First receptacle type of an object -> type of a second one that holds it too ("" for none) -> objects; 2% and more only."""
+    """First receptacle type of an object -> type of a second one that holds it too ("" for none) -> objects; from 2%."""
     pairs = []
     for game in games:
         types = {place.id: place.type for place in game.receptacles}
@@ -144,17 +149,107 @@ def _unplaced(rooms: Sequence[GameSpec]) -> dict[str, dict[str, int]]:
 
 
 def _shares(rooms: Sequence[GameSpec]) -> dict[str, float]:
-    """Receptacle type -> share of its unplaced receptacles whose location is another receptacle's too."""
+    """Receptacle type -> share of its unplaced receptacles that stand at a location which an earlier receptacle has."""
     total: Counter[str] = Counter()
     shared: Counter[str] = Counter()
     for game in rooms:
         poses = package.layout(game.scene).poses
-        at = Counter(place.location for place in game.receptacles)
+        taken = {place.location for place in game.receptacles if place.id in poses}
         for place in game.receptacles:
             if place.id not in poses:
                 total[place.type] += 1
-                shared[place.type] += at[place.location] > 1
+                shared[place.type] += place.location in taken
+                taken.add(place.location)
     return {kind: round(shared[kind] / total[kind], 3) for kind in sorted(total)}
+
+
+def _chances(game: GameSpec, kind: str, weights: Weights, barred: str = "") -> dict[str, float]:
+    """Receptacle id ("" for nowhere) -> chance that an object of a type lies there, by the weights; barred types left out."""
+    of = weights[room_kind(game.scene)].get(kind, {})
+    chance = {place.id: of.get(place_class(place), 0.0) for place in game.receptacles if place.type != barred}
+    chance = {place: weight for place, weight in chance.items() if weight} | {"": of.get(NOWHERE, 0.0)}
+    total = sum(chance.values())
+    return {place: weight / total for place, weight in chance.items()} if total else {}
+
+
+def _first(item: Item, classes: dict[str, str]) -> str:
+    """The receptacle that counts as the object's, "" where it lies nowhere."""
+    return min(item.receptacles, key=lambda place: _rank(classes[place]), default="")
+
+
+def _crowds(games: Sequence[GameSpec], weights: Weights) -> dict[str, dict[str, float]]:
+    """How single receptacles differ from what the weights expect of their class; goal objects are left out.
+
+    `uneven`: class -> standard deviation over receptacles of (objects in it / expected), sampling noise taken off; receptacles
+    with at least 5 expected objects. `crowd`: class -> pairs of objects sharing a receptacle in a game / pairs expected if
+    objects did not mind one another; at most 1.
+    """
+    found: defaultdict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    classes: dict[tuple[int, str], str] = {}
+    for game in games:
+        here = {place.id: place_class(place) for place in game.receptacles}
+        classes |= {(game.scene, place): kind for place, kind in here.items()}
+        seen: Counter[str] = Counter()
+        expected: defaultdict[str, float] = defaultdict(float)
+        for item in game.objects:
+            if item.receptacles and item.type != game.goal.object:
+                seen[_first(item, here)] += 1
+                for place, chance in _chances(game, item.type, weights).items():
+                    expected[place] += chance
+        for place in here:
+            found[game.scene, place].append((seen[place], expected[place]))
+    ratios: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    pairs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for key, games_here in found.items():
+        expect = sum(number for _, number in games_here)
+        if expect >= 5:
+            ratio = sum(number for number, _ in games_here) / expect
+            ratios[classes[key]].append((ratio, 1 / expect))
+            pairs[classes[key]] += [(number * (number - 1), (ratio * mean) ** 2) for number, mean in games_here]
+    return {
+        "uneven": {kind: _excess(values) for kind, values in sorted(ratios.items()) if len(values) >= 4},
+        "crowd": {kind: _share(values) for kind, values in sorted(pairs.items())},
+    }
+
+
+def _share(pairs: Sequence[tuple[float, float]]) -> float:
+    """Ratio of the sums, at most 1."""
+    expected = sum(number for _, number in pairs)
+    return round(min(sum(number for number, _ in pairs) / expected, 1.0), 3) if expected else 1.0
+
+
+def _excess(values: Sequence[tuple[float, float]]) -> float:
+    """Standard deviation of the ratios after the noise variance beside each is taken off."""
+    mean = sum(ratio for ratio, _ in values) / len(values)
+    variance = sum((ratio - mean) ** 2 - noise for ratio, noise in values) / len(values)
+    return round(math.sqrt(max(variance, 0.0)), 3)
+
+
+def _goal_places(games: Sequence[GameSpec], weights: Weights, rounds: int = 30) -> dict[str, float]:
+    """Receptacle class -> factor on its weight for copies of the goal's object, by maximum likelihood given the weights.
+
+    ALFRED lays them out with other rules than the rest (fewer end up in closed places).
+    """
+    seen: Counter[str] = Counter()
+    chances: list[list[tuple[str, float]]] = []
+    for game in games:
+        classes = {place.id: place_class(place) for place in game.receptacles} | {"": NOWHERE}
+        chance = [
+            (classes[place], share) for place, share in _chances(game, game.goal.object, weights, game.goal.barred).items()
+        ]
+        for item in game.objects:
+            if item.type == game.goal.object and chance:
+                seen[classes[_first(item, classes)]] += 1
+                chances.append(chance)
+    factor = dict.fromkeys(seen, 1.0)
+    for _ in range(rounds):
+        expected: defaultdict[str, float] = defaultdict(float)
+        for chance in chances:
+            total = sum(share * factor.get(kind, 0.0) for kind, share in chance)
+            for kind, share in chance:
+                expected[kind] += share * factor.get(kind, 0.0) / total
+        factor = {kind: value * seen[kind] / expected[kind] for kind, value in factor.items() if expected[kind]}
+    return {kind: round(value, 3) for kind, value in sorted(factor.items())}
 
 
 def _offsets(games: Sequence[GameSpec]) -> dict[str, list[float]]:
@@ -179,7 +274,7 @@ def _centre(identifier: str) -> tuple[float, float, float]:
 
 
 def _spread(values: Sequence[float]) -> float:
-    return round((sum(value * value for value in values) / len(values)) ** 0.5, 3)
+    return round(math.sqrt(sum(value * value for value in values) / len(values)), 3)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -38,8 +38,26 @@ class Layout:
 
 
 FIXED = frozenset(
-    "Bathtub Blinds Chair Curtains DeskLamp FloorLamp HousePlant LaundryHamperLid LightSwitch Mirror Painting Poster "
-    "ShowerDoor ShowerGlass Sink StoveKnob Television Window".split()
+    {
+        "Bathtub",
+        "Blinds",
+        "Chair",
+        "Curtains",
+        "DeskLamp",
+        "FloorLamp",
+        "HousePlant",
+        "LaundryHamperLid",
+        "LightSwitch",
+        "Mirror",
+        "Painting",
+        "Poster",
+        "ShowerDoor",
+        "ShowerGlass",
+        "Sink",
+        "StoveKnob",
+        "Television",
+        "Window",
+    }
 )
 """Object types that cannot be picked up: the simulator's flag, as seen in the 140 official valid_seen games."""
 

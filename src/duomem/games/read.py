@@ -64,12 +64,12 @@ def _spec(trial: str, room: int, problem: str, goal: Goal, template: int) -> Gam
     facts: dict[str, list[list[str]]] = {}
     for name, arguments in _FACT.findall(body):
         facts.setdefault(name, []).append([simulator_id(argument) for argument in arguments.split()])
-    at = {place: location for place, location in facts["receptacleAtLocation"]}
+    at = _pairs(facts["receptacleAtLocation"])
     openable = {place for (place,) in facts.get("openable", [])}
     lies: dict[str, list[str]] = {}
     for item, place in facts.get("inReceptacle", []):
         lies.setdefault(item, []).append(place)
-    item_at = {item: location for item, location in facts["objectAtLocation"]}
+    item_at = _pairs(facts["objectAtLocation"])
     cool = {item for (item,) in facts.get("isCool", [])}
     places = [
         Receptacle(p, kind.removesuffix("Type"), p in openable, at[p]) for p, kind in sorted(facts["receptacleType"]) if p in at
@@ -80,3 +80,7 @@ def _spec(trial: str, room: int, problem: str, goal: Goal, template: int) -> Gam
     ]
     start = next(location for _, location in facts["atLocation"])
     return GameSpec(trial, room, tuple(places), tuple(items), start, goal, template)
+
+
+def _pairs(facts: list[list[str]]) -> dict[str, str]:
+    return {first: second for first, second in facts}  # noqa: C416 - lists of two, not tuples

@@ -1,7 +1,7 @@
 """Replays a plan in the real engine: the last proof that a written game can be won.
 
-In: a `game.tw-pddl` and text commands. Out: whether the engine says `won`, and nothing happened too early. TextWorld is imported
-here only, when called. It is no environment for agents: see `duomem.envs.alfworld`.
+In: a `game.tw-pddl` and text commands. Out: whether the engine says `won`, and nothing happened too early. TextWorld is
+imported here only, when called. It is no environment for agents: see `duomem.envs.alfworld`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[int, ...]] = {
     "valid_unseen": _VALID_UNSEEN,
     "second_unseen": _SECOND_UNSEEN,
 }
-"""Rooms of each split. valid_unseen's are ALFWorld's own; second_unseen's occur nowhere in the benchmark's train and validation data."""
+"""Rooms of each split. valid_unseen's are ALFWorld's own; second_unseen's are nowhere in its training and validation games."""
 
 
 def rooms_of(split: str) -> tuple[int, ...]:

@@ -13,16 +13,17 @@ from functools import cache
 from duomem.errors import DataError, UsageError
 from duomem.games import package
 from duomem.games.layouts import Room, new_location, object_id, room
+from duomem.games.measure import NOWHERE, place_class
 from duomem.games.rooms import ROOM_KINDS, goal_allowed, room_kind, rooms_of
 from duomem.games.solver import can_solve
-from duomem.games.spec import APPLIANCE, KINDS, LOOK, SIMPLE, TWO, GameSpec, Goal, Item, Receptacle
+from duomem.games.spec import APPLIANCE, KINDS, LOOK, TWO, GameSpec, Goal, Item, Receptacle
 from duomem.games.tables import Draw, tables
 
 PROPORTIONS = dict(zip(KINDS, (35, 13, 27, 16, 25, 24), strict=True))
 """Games of each task type in the 140 official valid_seen games: the default mix."""
 
 NOVEL = 0.15
-"""Weight of a goal whose object and target both occur with its task type in such rooms, but never together, beside 1 a training game."""
+"""Weight, in training games, of a goal whose object and target occur with its task type in such rooms, never together."""
 
 _TRIES = 200
 
@@ -109,22 +110,24 @@ def _possible(goal: Goal, place: Room) -> bool:
 
 
 def _barred(goal: Goal, place: Room) -> frozenset[str]:
-    """Receptacles where no copy of the goal's object lies at the start, as in every official game: the target of simple and
-    pick-two goals (they would be met already, or half met), and the appliance of the others (they would be done already)."""
-    kind = goal.target if goal.kind in (SIMPLE, TWO) else APPLIANCE.get(goal.kind, "")
-    return frozenset(spot.id for spot in place.receptacles if spot.type == kind)
+    """Receptacles where no copy of the goal's object lies at the start."""
+    return frozenset(spot.id for spot in place.receptacles if spot.type == goal.barred)
 
 
 def _fill(rng: random.Random, place: Room, goal: Goal) -> GameSpec | None:
     """A room with objects for a goal, or None if too few copies of the goal's object can be had."""
     barred = _barred(goal, place)
+    crowds = _crowds(place.number)
     items: dict[str, Item] = {}
+    held: dict[str, int] = {}
     for kind, copies in place.copies.items():
         is_goal = kind == goal.object
         number = _goal_copies(rng, goal, copies) if is_goal else copies(rng)
-        spots = _spots(place, kind, barred if is_goal else frozenset())
+        spots = _spots(place, kind, is_goal, barred if is_goal else frozenset())
         for _ in range(number):
-            item = _item(rng, place, kind, spots(rng), barred if is_goal else frozenset(), is_goal)
+            spot = _spot(rng, spots, crowds, held)
+            held[spot] = held.get(spot, 0) + 1
+            item = _item(rng, place, kind, spot, barred if is_goal else frozenset(), is_goal)
             items[item.id] = item
     if sum(bool(item.receptacles) for item in items.values() if item.type == goal.object) < 1 + (goal.kind == TWO):
         return None
@@ -141,38 +144,57 @@ def _goal_copies(rng: random.Random, goal: Goal, usual: Draw[int]) -> int:
     return max(min(drawn, most + 1 if most > 1 else 1), 2 if goal.kind == TWO else 1)
 
 
+def _spot(rng: random.Random, spots: Draw[str], crowds: dict[str, float], held: dict[str, int]) -> str:
+    """A receptacle; one that holds something already is taken less readily, by the crowding of its class."""
+    spot = spots(rng)
+    for _ in range(8):
+        if spot not in held or rng.random() < crowds[spot]:
+            break
+        spot = spots(rng)
+    return spot
+
+
+@cache
+def _crowds(number: int) -> dict[str, float]:
+    return {spot: tables()["crowd"].get(place_class(place), 1.0) for spot, place in _by_id(number).items()} | {"": 1.0}
+
+
 @cache
 def _goal_copy_draw(kind: str) -> Draw[str]:
     return Draw({number: float(games) for number, games in tables()["goal_copies"][kind].items() if int(number) <= 4})
 
 
-_SPOTS: dict[tuple[int, str, frozenset[str]], Draw[str]] = {}
+_SPOTS: dict[tuple[int, str, bool, frozenset[str]], Draw[str]] = {}
 
 
-def _spots(place: Room, kind: str, barred: frozenset[str]) -> Draw[str]:
-    key = (place.number, kind, barred)
+def _spots(place: Room, kind: str, is_goal: bool, barred: frozenset[str]) -> Draw[str]:
+    key = (place.number, kind, is_goal, barred)
     if key not in _SPOTS:
         left = {spot: weight for spot, weight in place.places[kind].items() if spot not in barred}
+        if is_goal:
+            factor = tables()["goal_places"]
+            classes = {spot: place_class(at) for spot, at in _by_id(place.number).items()} | {"": NOWHERE}
+            left = {spot: weight * factor.get(classes[spot], 1.0) for spot, weight in left.items()}
         _SPOTS[key] = Draw(left if any(left.values()) else {"": 1.0})
     return _SPOTS[key]
 
 
 def _item(rng: random.Random, place: Room, kind: str, spot: str, barred: frozenset[str], is_goal: bool) -> Item:
     if not spot:
-        x, z = rng.choice(place.floor)
+        floor_x, floor_z = rng.choice(place.floor)
         tilt = 30 if kind in package.FIXED else 60
-        name = object_id(kind, x + rng.uniform(-0.5, 0.5), rng.uniform(0, 2), z + rng.uniform(-0.5, 0.5))
+        name = object_id(kind, floor_x + rng.uniform(-0.5, 0.5), rng.uniform(0, 2), floor_z + rng.uniform(-0.5, 0.5))
         return Item(name, kind, (), new_location(rng, place.floor, tilt))
     at = _by_id(place.number)[spot]
-    _, x, y, z = spot.split("|")[:4]
+    x, y, z = spot.split("|")[1:4]
     dx, dy, dz = _offsets(at.type)
-    name = object_id(kind, float(x) + rng.gauss(0, dx), float(y) + dy + rng.gauss(0, 0.02), float(z) + rng.gauss(0, dz))
+    item_id = object_id(kind, float(x) + rng.gauss(0, dx), float(y) + dy + rng.gauss(0, 0.02), float(z) + rng.gauss(0, dz))
     second = _second(rng, place, kind, spot, barred)
-    return Item(name, kind, (spot, second) if second else (spot,), at.location, is_goal and at.type == "Fridge")
+    return Item(item_id, kind, (spot, second) if second else (spot,), at.location, is_goal and at.type == "Fridge")
 
 
 def _second(rng: random.Random, place: Room, kind: str, spot: str, barred: frozenset[str]) -> str:
-    """A second receptacle that the simulator counts the object in (a mug in the coffee machine is on the counter too), or ""."""
+    """A second receptacle that counts the object as its own (a mug in the coffee machine is on the counter too), or ""."""
     draw = _also(_by_id(place.number)[spot].type)
     also = draw(rng) if draw else ""
     if not also or (also != "StoveBurner" and kind not in package.compatibility().get(also, ())):

@@ -1,8 +1,8 @@
 """Proves a game solvable: the shortest plan, as text commands, from the hidden state.
 
 In: a `GameSpec`. Out: a shortest plan, or None if there is none. It is exact for the six task types: the hands hold one object
-and every move costs one step wherever it leads, so a shortest plan is a fixed sequence of stops (take, change, put, or use), and
-all choices of object, receptacle and appliance are tried. It proves solvability and nothing else; no teacher may use it.
+and every move costs one step wherever it leads, so a shortest plan is a fixed sequence of stops (take, change, put, or use),
+and all choices of object, receptacle and appliance are tried. It proves solvability and nothing else; no teacher may use it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ Plan = tuple[Stop, ...]
 
 
 def solve(game: GameSpec) -> tuple[str, ...] | None:
-    """The commands of a shortest plan (the first of equals by the order of ids); () if the goal holds already, None if it never can."""
+    """The commands of a shortest plan, the first of equals by the order of ids.
+
+    () if the goal holds already, None if it never can.
+    """
     best = min(_plans(game), key=lambda plan: _cost(game, plan), default=None)
     return None if best is None else tuple(_commands(game, best))
 

@@ -39,7 +39,10 @@ class Receptacle:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An object. `receptacles` is empty where it lies on no receptacle; two where the simulator counts it in both. `cool`: cold at the start."""
+    """An object. `receptacles` is empty where it lies on none, and holds two where the simulator counts it in both.
+
+    `cool`: cold at the start, as official games have it for copies of the goal's object in the fridge.
+    """
 
     id: str
     type: str
@@ -58,7 +61,14 @@ class Goal:
     toggle: str = ""
 
     @property
+    def barred(self) -> str:
+        """Receptacle type where no copy of the object lies at the start, in no official game: the target of simple and pick-two
+        goals (they would be met already, or half met), the appliance of the others (its work would be done already)."""
+        return self.target if self.kind in (SIMPLE, TWO) else APPLIANCE.get(self.kind, "")
+
+    @property
     def key(self) -> str:
+        """Task type, object and target (or lamp), spelled as in the official folder names."""
         return f"{self.kind}-{self.object}-None-{self.target or self.toggle}"
 
 
@@ -90,7 +100,8 @@ class GameSpec:
     def names(self) -> dict[str, str]:
         """Id -> the name the engine shows ("mug 2"): the last id in sorted order of the PDDL spelling has number 1."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        for thing in (*self.receptacles, *self.objects):
+        things: tuple[Receptacle | Item, ...] = (*self.receptacles, *self.objects)
+        for thing in things:
             symbol = pddl_name(thing.id).lower()
             name = symbol.split("_bar_", 1)[0] + ("basin" if "basin" in symbol else "")
             groups.setdefault(name, []).append((symbol, thing.id))
@@ -134,7 +145,7 @@ class GameSpec:
         }
 
     def _declarations(self) -> str:
-        locations = {thing.location: None for thing in (*self.receptacles, *self.objects)} | {self.start: None}
+        locations = dict.fromkeys([*(p.location for p in self.receptacles), *(i.location for i in self.objects), self.start])
         lines = [f"        {pddl_name(item.id)} - object" for item in self.objects]
         lines += [f"        {pddl_name(place.id)} - receptacle" for place in self.receptacles]
         lines += [f"        {pddl_name(location)} - location" for location in locations]

@@ -1,6 +1,6 @@
 """The count tables that games are sampled from, as shipped beside this file (made by `duomem.games.measure`).
 
-In: `tables.json`. Out: plain dicts, cached, and small helpers to draw from counts. Nothing in it is about a single room or game.
+In: `tables.json`. Out: plain dicts, cached, and a weighted choice. Nothing in it is about a single room or game.
 """
 
 from __future__ import annotations
