@@ -1,0 +1,334 @@
+"""The run's journal: every episode and turn, in one SQLite file, written and synced before it is used.
+
+In: what happens while episodes are played, under a phase ("collect", "evaluate/none/seed0"). Out: finished trajectories, the
+content hash of a phase, and what a cut episode had already paid for. A call that returns has committed (WAL, synchronous=FULL).
+It doesn't play, retry or judge: an episode that ended for infrastructure reasons is kept, but is neither finished nor an outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from duomem import _schema
+from duomem.errors import DataError, StoreError
+from duomem.types import (
+    MemoryId,
+    Message,
+    Origin,
+    Reply,
+    StopReason,
+    Task,
+    ToolCall,
+    Trajectory,
+    Turn,
+    dump,
+    load,
+    run_hash,
+)
+
+if sys.platform != "win32":
+    import fcntl
+
+_UNKNOWN = Origin()
+_OUTCOMES = ",".join(f"'{reason.value}'" for reason in StopReason if reason.is_outcome)
+_LATEST = "try = (SELECT max(try) FROM episodes o WHERE (o.phase, o.task_id, o.attempt) = (e.phase, e.task_id, e.attempt))"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One turn of a cut episode. `observation` is None where the run was killed between the reply and its effect."""
+
+    reply: Reply
+    call: ToolCall | None
+    repaired: bool
+    observation: str | None
+    valid: bool
+    recalled: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One end of an episode that was no outcome: an error, an interruption or a spent budget, after `turns` turns."""
+
+    task_id: str
+    attempt: int
+    turns: int
+    stop: StopReason
+    error: str
+
+
+class Journal:
+    """One open journal; use `Journal.open`. Safe for many threads; one process at a time may write."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock_file: IO[str] | None) -> None:
+        self.path = path
+        self._db = db
+        self._lock_file = lock_file
+        self._mutex = threading.RLock()
+
+    @classmethod
+    def open(cls, path: Path | str, *, readonly: bool = False) -> Journal:
+        """Open or create a journal and bring it to the newest schema. `readonly` needs an existing file and never writes rows.
+
+        Raises `DataError` for a missing or foreign file or a newer schema, `StoreError` when it cannot be opened or another
+        process writes it.
+        """
+        path = Path(path)
+        if readonly and not path.is_file():
+            raise DataError(f"No journal at {path}. Collect runs first, or point to another run directory.")
+        lock_file = None if readonly else _claim(path)
+        try:
+            if readonly and _old(path):
+                cls.open(path).close()
+            return cls(path, _connect(path, readonly), lock_file)
+        except (sqlite3.Error, DataError, StoreError) as error:
+            if lock_file:
+                lock_file.close()
+            if isinstance(error, sqlite3.Error):
+                raise _store_error(path, error) from error
+            raise
+
+    def close(self) -> None:
+        """May be called again."""
+        with self._mutex:
+            with suppress(sqlite3.Error):
+                self._db.close()
+            if self._lock_file:
+                self._lock_file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Writing: each of these has committed when it returns.
+
+    def begin(
+        self,
+        phase: str,
+        task: Task,
+        attempt: int,
+        *,
+        goal: str = "",
+        scene: str = "",
+        prompt: Sequence[Message] = (),
+        shown: Sequence[MemoryId] = (),
+        origin: Origin = _UNKNOWN,
+        fresh: bool = False,
+    ) -> int:
+        """The episode to write to: the cut one of this task and attempt where it began in the same way, else a new try.
+
+        Without a prompt (the environment did not even open) it is the last try, whose turns stay for the next begin. `fresh`
+        asks for a new try in any case. Raises `DataError` when the task and attempt already have an outcome.
+        """
+        head = (dump(task), goal, scene, _dump_all(prompt), dump(origin), json.dumps(list(shown)))
+        with self._write() as db:
+            last = db.execute(
+                "SELECT task, goal, scene, prompt, origin, shown, id, try, stop FROM episodes"
+                " WHERE phase = ? AND task_id = ? AND attempt = ? ORDER BY try DESC LIMIT 1",
+                (phase, task.id, attempt),
+            ).fetchone()
+            if last and last["stop"] and StopReason(last["stop"]).is_outcome:
+                raise DataError(f"{self.path}: {task.id}, attempt {attempt}, already has an outcome in phase {phase!r}.")
+            if last and not fresh and (not prompt or last["prompt"] == "[]" or tuple(last)[:5] == head[:5]):
+                db.execute("UPDATE episodes SET stop = NULL, error = '' WHERE id = ?", (last["id"],))
+                if prompt:
+                    columns = "(task, goal, scene, prompt, origin, shown)"
+                    db.execute(f"UPDATE episodes SET {columns} = (?, ?, ?, ?, ?, ?) WHERE id = ?", (*head, last["id"]))
+                return int(last["id"])
+            row = (phase, task.id, attempt, last["try"] + 1 if last else 0, *head)
+            cursor = db.execute(
+                "INSERT INTO episodes(phase, task_id, attempt, try, task, goal, scene, prompt, origin, shown)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def record_reply(self, episode: int, index: int, reply: Reply, call: ToolCall | None, *, repaired: bool = False) -> None:
+        """Keep a reply and the call parsed from it. Call this before the call is acted on."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO turns(episode, idx, reply, call, repaired) VALUES (?, ?, ?, ?, ?)",
+                (episode, index, dump(reply), call and dump(call), repaired),
+            )
+
+    def record_observation(self, episode: int, index: int, observation: str, *, valid: bool = True, recalled: str = "") -> None:
+        """Keep what the environment answered at a turn whose reply is there."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE turns SET observation = ?, valid = ?, recalled = ? WHERE episode = ? AND idx = ?",
+                (observation, valid, recalled, episode, index),
+            )
+
+    def finish(
+        self,
+        episode: int,
+        stop: StopReason,
+        error: str = "",
+        seconds: float = 0.0,
+        *,
+        shown: Sequence[MemoryId] | None = None,
+    ) -> None:
+        """Close an episode. One that is no outcome is also listed in `failures` and can begin again."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE episodes SET stop = ?, error = ?, seconds = ?, shown = coalesce(?, shown) WHERE id = ?",
+                (stop.value, error, seconds, None if shown is None else json.dumps(list(shown)), episode),
+            )
+            if not stop.is_outcome:
+                turns = db.execute("SELECT count(*) FROM turns WHERE episode = ?", (episode,)).fetchone()[0]
+                db.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (episode, turns, stop.value, error))
+            db.execute("UPDATE episodes SET content_hash = ? WHERE id = ?", (self._trajectory(episode).content_hash, episode))
+
+    # Reading.
+
+    def recorded(self, episode: int) -> tuple[Recorded, ...]:
+        """The turns of an episode so far, in order; the replies in it are paid for."""
+        return tuple(
+            Recorded(
+                load(Reply, row["reply"]),
+                row["call"] and load(ToolCall, row["call"]),
+                bool(row["repaired"]),
+                row["observation"],
+                bool(row["valid"]),
+                row["recalled"],
+            )
+            for row in self._rows("SELECT * FROM turns WHERE episode = ? ORDER BY idx", episode)
+        )
+
+    def finished(self, phase: str) -> set[tuple[str, int]]:
+        """Task ids and attempts that have an outcome; the others are to be played on resume."""
+        rows = self._rows(f"SELECT task_id, attempt FROM episodes WHERE phase = ? AND stop IN ({_OUTCOMES})", phase)
+        return {(row["task_id"], row["attempt"]) for row in rows}
+
+    def phases(self) -> list[str]:
+        return [row["phase"] for row in self._rows("SELECT DISTINCT phase FROM episodes ORDER BY phase")]
+
+    def trajectories(self, phase: str, *, won: bool | None = None, errors: bool = False) -> Iterator[Trajectory]:
+        """Trajectories by task id and attempt, each once. `errors` adds those whose last end was no outcome; never score them."""
+        stops = "e.stop IS NOT NULL" if errors else f"e.stop IN ({_OUTCOMES})"
+        query = f"SELECT id FROM episodes e WHERE phase = ? AND {stops} AND {_LATEST} ORDER BY task_id, attempt"
+        for row in self._rows(query, phase):
+            trajectory = self._trajectory(row["id"])
+            if won is None or trajectory.won is won:
+                yield trajectory
+
+    def failures(self, phase: str) -> list[Failure]:
+        """Every end that was no outcome, in order, whether or not a later try made it good."""
+        rows = self._rows(
+            "SELECT e.task_id, e.attempt, f.turn, f.stop, f.error FROM failures f JOIN episodes e ON e.id = f.episode"
+            " WHERE e.phase = ? ORDER BY f.rowid",
+            phase,
+        )
+        return [Failure(row["task_id"], row["attempt"], row["turn"], StopReason(row["stop"]), row["error"]) for row in rows]
+
+    def content_hash(self, phase: str) -> str:
+        """Hash over the outcomes of a phase; equal for an interrupted and an uninterrupted run."""
+        return run_hash(list(self.trajectories(phase)))
+
+    def _trajectory(self, episode: int) -> Trajectory:
+        (row,) = self._rows("SELECT * FROM episodes WHERE id = ?", episode)
+        turns = (
+            Turn(turn.reply, turn.call, turn.observation or "", turn.valid, turn.repaired, turn.recalled)
+            for turn in self.recorded(episode)
+            if turn.observation is not None
+        )
+        return Trajectory(
+            task=load(Task, row["task"]),
+            attempt=row["attempt"],
+            goal=row["goal"],
+            scene=row["scene"],
+            prompt=load(tuple[Message, ...], row["prompt"]),
+            turns=tuple(turns),
+            stop=StopReason(row["stop"]),
+            shown=tuple(json.loads(row["shown"])),
+            origin=load(Origin, row["origin"]),
+            error=row["error"],
+            seconds=row["seconds"],
+        )
+
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._mutex:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise _store_error(self.path, error) from error
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. Whatever goes wrong in it leaves the file as it was."""
+        with self._mutex:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    # SQLite has rolled back by itself after some errors; then there is nothing left to roll back.
+                    with suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise _store_error(self.path, error) from error
+
+
+def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+    try:
+        db.row_factory = sqlite3.Row
+        _schema.version(db, path)
+        if not readonly:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+            _schema.migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _old(path: Path) -> bool:
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return _schema.version(db, path) < _schema.VERSION
+    finally:
+        db.close()
+
+
+def _claim(path: Path) -> IO[str]:
+    """Make sure that one process writes. A record lock goes with the process, however that ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = path.with_name(path.name + ".lock").open("a")
+    except OSError as error:
+        raise StoreError(f"The journal {path} cannot be opened for writing: {error}.") from error
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock_file.close()
+            raise StoreError(f"Another process is writing {path}. Wait for it to end, or use another run directory.") from error
+    return lock_file
+
+
+def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    return StoreError(
+        f"The journal {path} failed: {error}. What was recorded before is intact. "
+        "Check disk space and permissions, then run the same command again to resume."
+    )
+
+
+def _dump_all(values: Sequence[Any]) -> str:
+    return "[" + ",".join(dump(value) for value in values) + "]"
