@@ -1,8 +1,8 @@
-"""What a run does, as data: TOML < `--set table.key=value` < nothing else.
+"""What a run does, as data: a TOML file, overridden by `--set table.key=value`.
 
-In: a TOML file and overrides. Out: frozen `Settings` whose keys are all known and whose component tables their components have
-validated; the resolved text and its hash, which lie in the run folder. An unknown key fails with the nearest real one and the place
-it was found. Not here: secrets and data paths of a machine, which come from environment variables.
+In: a TOML file and overrides. Out: frozen `Settings` whose keys are all known and whose component tables their components
+have validated, with a hash. An unknown key fails with the nearest real one and the place it was found. Not here: secrets and
+data paths of a machine, which come from environment variables.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RunTable(Table):
     seed: int = 0
     """Seed of task samples, rollouts and training."""
     seeds: tuple[int, ...] = ()
-    """Several seeds: each gets its own collection, memories and adapter in seed<N>/ and evaluation pools them. Empty: `seed` alone."""
+    """Several seeds: each collects, remembers and tunes in its own seed<N>/; evaluation pools them. Empty: `seed` alone."""
 
 
 class GameSpec(Table):
@@ -67,13 +67,13 @@ class TeacherTable(ComponentTable):
     """A component of models/."""
     split: str = "train"
     """Where its tasks come from; an evaluation split is refused."""
-    tasks: int = Field(120, ge=0)
+    tasks: int = Field(default=120, ge=0)
     """How many tasks, as a seeded sample that is recorded in the run folder; 0: all."""
-    attempts: int = Field(1, ge=1)
+    attempts: int = Field(default=1, ge=1)
     """Attempts at each task."""
-    max_tokens: int = Field(128, gt=0)
+    max_tokens: int = Field(default=128, gt=0)
     """Longest reply, in tokens."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature; 0 is greedy."""
 
 
@@ -84,9 +84,9 @@ class StudentTable(ComponentTable):
     """A component of models/."""
     layout: str = "pocket"
     """The prompt layout of student and teacher: a name in layouts/ or the path of a TOML file."""
-    max_tokens: int = Field(48, gt=0)
+    max_tokens: int = Field(default=48, gt=0)
     """Longest reply, in tokens."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature; 0 is greedy."""
 
 
@@ -97,11 +97,11 @@ class MemoryTable(ComponentTable):
     """A component of memory/."""
     embedder: str = "minilm"
     """What turns a key into a vector (see `duomem list`)."""
-    k: int = Field(2, ge=0)
+    k: int = Field(default=2, ge=0)
     """At most so many memories in a prompt."""
-    floor: float = Field(-1.0, ge=-1, le=1)
+    floor: float = Field(default=-1.0, ge=-1, le=1)
     """Smallest cosine similarity of a memory that is shown; -1: any."""
-    tokens: int = Field(512, gt=0)
+    tokens: int = Field(default=512, gt=0)
     """At most so many tokens of memories in a prompt."""
 
 
@@ -115,11 +115,11 @@ class TuningTable(ComponentTable):
 class RolloutTable(Table):
     """How episodes are played."""
 
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(default=8, ge=1)
     """Episodes at once. Results do not depend on it."""
-    max_steps: int = Field(30, ge=1)
+    max_steps: int = Field(default=30, ge=1)
     """Turns after which an episode is cut off."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which an episode is cut off."""
 
 
@@ -128,7 +128,7 @@ class EvaluateTable(Table):
 
     split: str = "valid_unseen"
     """The split of the games."""
-    games: int = Field(0, ge=0)
+    games: int = Field(default=0, ge=0)
     """How many games, as a seeded sample; 0: all."""
     seed: int = 0
     """Seed of the sample, of the episodes and of the bootstrap."""
@@ -197,7 +197,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def override(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy with `a.b=value` applied; a value is TOML where it parses as such, else a string. `a=` with nothing removes a table or key."""
+    """A copy with `a.b=value` applied; a value is TOML where it parses as such, else a string; `a=` removes a table or key."""
     result = _copy(tables)
     for text in overrides:
         name, equals, value = text.partition("=")

@@ -1,7 +1,7 @@
 """Configs as text: the canonical TOML of a run folder, and the commented one that `duomem init` writes.
 
-In: `Settings`. Out: TOML text that loads as the same settings. The comments are the docstrings of the tables and fields, so they
-cannot go stale. Not here: reading and checking (`duomem.config`).
+In: `Settings`. Out: TOML text that loads as the same settings. The comments are the docstrings of the tables and fields, so
+they cannot go stale. Not here: reading and checking (`duomem.config`).
 """
 
 from __future__ import annotations

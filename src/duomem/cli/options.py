@@ -1,0 +1,31 @@
+"""Arguments and options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from duomem.cli.console import terminal
+
+
+def _json(value: bool) -> None:
+    terminal.json = value
+
+
+def _debug(value: bool) -> None:
+    terminal.debug = value
+
+
+Run = Annotated[Path, typer.Argument(help="The run folder. It is made the first time.", metavar="RUN")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="A TOML file; needed the first time, later RUN/config.toml is used.", metavar="FILE"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a key; may be repeated. An empty VALUE removes it.", metavar="TABLE.KEY=VALUE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.", callback=_json)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where an error is shown.", callback=_debug)]

@@ -1,0 +1,144 @@
+"""The commands of the pipeline: collect, remember, tune, evaluate, report, distill, demo.
+
+In: a run folder, a config, overrides. Out: what the pipeline's function of the same name returns. Not here: any of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from duomem.cli.console import bars, terminal
+from duomem.cli.options import ConfigFile, Debug, Json, Run, Sets
+
+
+def add_to(app: typer.Typer) -> None:
+    for verb in (demo, distill, collect, remember, tune, evaluate, report):
+        app.command()(verb)
+
+
+def collect(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+    """Let the teacher play; every reply is journalled before it is acted on.
+
+    Examples:
+
+      duomem collect runs/mine --config configs/demo.toml
+
+      duomem collect runs/mine --set teacher.tasks=200
+    """
+    _verb("collect", run, config, sets)
+
+
+def remember(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+    """Write memories from the teacher's successful episodes into the bank.
+
+    Example:
+
+      duomem remember runs/mine
+    """
+    _verb("remember", run, config, sets)
+
+
+def tune(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+    """Train the adapter on the teacher's successful episodes.
+
+    Example:
+
+      duomem tune runs/mine --set tuning.rank=16
+    """
+    _verb("tune", run, config, sets)
+
+
+def evaluate(
+    run: Run,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A data root in ALFWorld's layout, in place of the run's.", metavar="ROOT")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split to play, in place of evaluate.split.")] = "",
+    n: Annotated[int | None, typer.Option("--n", help="How many games, in place of evaluate.games; 0: all.", min=0)] = None,
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas, in place of evaluate.arms.")] = "",
+    out: Annotated[Path | None, typer.Option(help="A folder for this evaluation and its report.", metavar="DIR")] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Play the student with and without each part on the same games.
+
+    Examples:
+
+      duomem evaluate runs/mine
+
+      duomem evaluate runs/mine --data "$ALFWORLD_DATA" --split valid_unseen --out runs/mine/official
+    """
+    overrides = list(sets or ())
+    overrides += [f'evaluate.split="{split}"'] if split else []
+    overrides += [f"evaluate.games={n}"] if n is not None else []
+    overrides += [f"evaluate.arms={[arm.strip() for arm in arms.split(',')]}"] if arms else []
+    _verb("evaluate", run, config, overrides, data=data, out=out)
+
+
+def report(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+    """Write report.json, report.md and report.html, and print the table and the decision.
+
+    Example:
+
+      duomem report runs/mine --json
+    """
+    _verb("report", run, config, sets)
+
+
+def distill(
+    run: Run,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    seeds: Annotated[str, typer.Option(help="Several seeds, separated by commas, in place of run.seeds.")] = "",
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Do all of it: collect, remember, tune, evaluate, report. What is done already is not done again.
+
+    Examples:
+
+      duomem distill runs/mine --config configs/demo.toml
+
+      duomem distill runs/three --config configs/alfworld-pocket.toml --seeds 0,1,2
+    """
+    overrides = [*(sets or ()), *([f"run.seeds=[{seeds}]"] if seeds else [])]
+    _verb("distill", run, config, overrides)
+
+
+def demo(
+    run: Annotated[Path, typer.Option(help="The run folder.", metavar="RUN")] = Path("runs/demo"),
+    sets: Sets = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The whole job on real ALFWorld games with the small model that ships in the package; at most ten minutes on two cores.
+
+    Examples:
+
+      duomem demo
+
+      duomem demo --run runs/smaller --set evaluate.games=20
+    """
+    from duomem.pipeline import demo_config
+
+    config = None if (run / "config.toml").is_file() else demo_config()
+    _verb("distill", run, config, sets)
+
+
+def _verb(name: str, run: Path, config: Path | None, sets: list[str] | None, **more: Any) -> None:
+    """Open the run, call the pipeline's function of that name, print what it returns."""
+    from duomem import pipeline
+    from duomem.rundir import open_run
+
+    function: Callable[..., pipeline.Done] = getattr(pipeline, name)
+    transient = more.get("out") is not None or more.get("data") is not None
+    folder = open_run(run, config, sets or (), keep=not transient)
+    with bars() as progress:
+        done = function(folder, pipeline.Talk(progress, terminal.note), **{key: value for key, value in more.items() if value})
+    terminal.result(done.data, done.words)

@@ -1,0 +1,125 @@
+"""The run folder: where each verb keeps what it made, and whether that is still made from the same inputs.
+
+In: a folder and, the first time, settings. Out: paths, the folders of the seeds, and `done`/`record`, which compare hashes of
+inputs so that a verb is skipped or redone. Layout: `config.toml journal.sqlite remember/ tune/ evaluate/ report.* steps.json`; a
+run of several seeds holds one such folder per seed in `seed<N>/`. Not here: the work itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duomem import config
+from duomem.config import Settings
+from duomem.configfile import canonical
+from duomem.errors import ConfigError, DataError, UsageError
+from duomem.types import digest
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run, or one seed of a run (`seed` has no sub-folders of its own)."""
+
+    root: Path
+    settings: Settings
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.sqlite"
+
+    @property
+    def bank(self) -> Path:
+        return self.root / "remember" / "bank.sqlite"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "tune" / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluate"
+
+    @property
+    def games(self) -> Path:
+        return self.root / "games"
+
+    def seeds(self) -> list[RunFolder]:
+        """One folder per seed; a run of one seed is its own."""
+        seeds = self.settings.run.seeds
+        return [self._seed(seed) for seed in seeds] if seeds else [self]
+
+    def _seed(self, seed: int) -> RunFolder:
+        run = self.settings.run.model_copy(update={"seed": seed, "seeds": ()})
+        folder = RunFolder(self.root / f"seed{seed}", self.settings.model_copy(update={"run": run}))
+        folder.write_config()
+        return folder
+
+    def write_config(self) -> None:
+        replace(self.root / "config.toml", canonical(self.settings))
+
+    def done(self, verb: str, inputs: str) -> dict[str, Any] | None:
+        """What the verb left behind, if it finished with the same inputs; else None."""
+        step = self._steps().get(verb)
+        return step["result"] if step and step["inputs"] == inputs else None
+
+    def result(self, verb: str) -> dict[str, Any]:
+        """What the verb left behind. Raises `UsageError` where it has not been run."""
+        step = self._steps().get(verb)
+        if step is None:
+            raise UsageError(f"{self.root} has no result of {verb} yet. Run first: duomem {verb} {self.root}")
+        result: dict[str, Any] = step["result"]
+        return result
+
+    def record(self, verb: str, inputs: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Note that the verb finished with these inputs; written last, so an interrupted verb never looks finished."""
+        steps = {**self._steps(), verb: {"inputs": inputs, "result": result}}
+        replace(self.root / "steps.json", json.dumps(steps, indent=1))
+        return result
+
+    def pinned(self, verb: str) -> str | None:
+        """The inputs that the verb was last run with."""
+        step = self._steps().get(verb)
+        return step["inputs"] if step else None
+
+    def _steps(self) -> dict[str, Any]:
+        path = self.root / "steps.json"
+        if not path.is_file():
+            return {}
+        try:
+            steps: dict[str, Any] = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} is damaged ({error}). Delete it: verbs run again, collected episodes are kept.") from error
+        return steps
+
+
+def open_run(root: Path, source: Path | None = None, overrides: Sequence[str] = ()) -> RunFolder:
+    """The run in a folder, made from `source` the first time; later its own config.toml counts, unless `source` replaces it."""
+    own = root / "config.toml"
+    if source is None and not own.is_file():
+        raise ConfigError(f"{root} is no run folder yet. Start one with --config FILE (duomem init writes such a file).")
+    run = RunFolder(root, config.load(source or own, overrides))
+    run.write_config()
+    return run
+
+
+def key(*parts: Any) -> str:
+    """A hash of what a verb depends on."""
+    return digest(list(parts))[:16]
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
