@@ -2,14 +2,13 @@
 
 In: what happens while episodes are played, under a phase ("collect", "evaluate/none/seed0"). Out: finished trajectories, the
 content hash of a phase, and what a cut episode had already paid for. A call that returns has committed (WAL, synchronous=FULL).
-It doesn't play, retry or judge: an episode that ended for infrastructure reasons is kept, but is neither finished nor an outcome.
+It doesn't play, retry or judge: an episode that ended for infrastructure reasons is kept, but is not finished.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from duomem import _schema
+from duomem import _journal_file as file
 from duomem.errors import DataError, StoreError
 from duomem.types import (
     MemoryId,
@@ -33,9 +32,6 @@ from duomem.types import (
     load,
     run_hash,
 )
-
-if sys.platform != "win32":
-    import fcntl
 
 _UNKNOWN = Origin()
 _OUTCOMES = ",".join(f"'{reason.value}'" for reason in StopReason if reason.is_outcome)
@@ -84,16 +80,16 @@ class Journal:
         path = Path(path)
         if readonly and not path.is_file():
             raise DataError(f"No journal at {path}. Collect runs first, or point to another run directory.")
-        lock_file = None if readonly else _claim(path)
+        lock_file = None if readonly else file.claim(path)
         try:
-            if readonly and _old(path):
+            if readonly and file.is_old(path):
                 cls.open(path).close()
-            return cls(path, _connect(path, readonly), lock_file)
+            return cls(path, file.connect(path, readonly), lock_file)
         except (sqlite3.Error, DataError, StoreError) as error:
             if lock_file:
                 lock_file.close()
             if isinstance(error, sqlite3.Error):
-                raise _store_error(path, error) from error
+                raise file.store_error(path, error) from error
             raise
 
     def close(self) -> None:
@@ -215,7 +211,7 @@ class Journal:
         return [row["phase"] for row in self._rows("SELECT DISTINCT phase FROM episodes ORDER BY phase")]
 
     def trajectories(self, phase: str, *, won: bool | None = None, errors: bool = False) -> Iterator[Trajectory]:
-        """Trajectories by task id and attempt, each once. `errors` adds those whose last end was no outcome; never score them."""
+        """Trajectories by task id and attempt, each once. `errors` adds those that ended without an outcome."""
         stops = "e.stop IS NOT NULL" if errors else f"e.stop IN ({_OUTCOMES})"
         query = f"SELECT id FROM episodes e WHERE phase = ? AND {stops} AND {_LATEST} ORDER BY task_id, attempt"
         for row in self._rows(query, phase):
@@ -262,7 +258,7 @@ class Journal:
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise _store_error(self.path, error) from error
+                raise file.store_error(self.path, error) from error
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -279,55 +275,7 @@ class Journal:
                         self._db.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise _store_error(self.path, error) from error
-
-
-def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
-    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
-    try:
-        db.row_factory = sqlite3.Row
-        _schema.version(db, path)
-        if not readonly:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA foreign_keys = ON")
-            _schema.migrate(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _old(path: Path) -> bool:
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        return _schema.version(db, path) < _schema.VERSION
-    finally:
-        db.close()
-
-
-def _claim(path: Path) -> IO[str]:
-    """Make sure that one process writes. A record lock goes with the process, however that ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_file = path.with_name(path.name + ".lock").open("a")
-    except OSError as error:
-        raise StoreError(f"The journal {path} cannot be opened for writing: {error}.") from error
-    if sys.platform != "win32":
-        try:
-            fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock_file.close()
-            raise StoreError(f"Another process is writing {path}. Wait for it to end, or use another run directory.") from error
-    return lock_file
-
-
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    return StoreError(
-        f"The journal {path} failed: {error}. What was recorded before is intact. "
-        "Check disk space and permissions, then run the same command again to resume."
-    )
+                raise file.store_error(self.path, error) from error
 
 
 def _dump_all(values: Sequence[Any]) -> str:

@@ -1,15 +1,20 @@
-"""The tables of `journal.sqlite`, one script per schema version, and the step from any older version to the newest.
+"""The file behind a journal: who may write it, how it is opened, and its tables, one script per schema version.
 
-In: an open connection. Out: the same file at `VERSION`, or a `DataError`. Each step is one transaction together with its
-version number, so that a kill leaves either the old schema or the new one. It doesn't read or write rows.
+In: a path. Out: a connection to a file at schema `VERSION`, or a `DataError` or `StoreError`. Each migration step is one
+transaction together with its version number, so that a kill leaves the old schema or the new one. Rows are not its matter.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
+from typing import IO
 
-from duomem.errors import DataError
+from duomem.errors import DataError, StoreError
+
+if sys.platform != "win32":
+    import fcntl
 
 STEPS: tuple[tuple[str, ...], ...] = (
     (
@@ -62,3 +67,54 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         except sqlite3.Error:
             db.execute("ROLLBACK")
             raise
+
+
+def connect(path: Path, readonly: bool) -> sqlite3.Connection:
+    """A connection in autocommit mode for many threads. For writing it syncs every commit, and the schema is the newest."""
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+    db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+    try:
+        db.row_factory = sqlite3.Row
+        version(db, path)
+        if not readonly:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+            migrate(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def is_old(path: Path) -> bool:
+    """Whether the file has a schema older than `VERSION`."""
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return version(db, path) < VERSION
+    finally:
+        db.close()
+
+
+def claim(path: Path) -> IO[str]:
+    """Make sure that one process writes. A record lock goes with the process, however that ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = path.with_name(path.name + ".lock").open("a")
+    except OSError as error:
+        raise StoreError(f"The journal {path} cannot be opened for writing: {error}.") from error
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock_file.close()
+            raise StoreError(f"Another process is writing {path}. Wait for it to end, or use another run directory.") from error
+    return lock_file
+
+
+def store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    """What a user reads when SQLite fails."""
+    return StoreError(
+        f"The journal {path} failed: {error}. What was recorded before is intact. "
+        "Check disk space and permissions, then run the same command again to resume."
+    )
