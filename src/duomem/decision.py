@@ -113,7 +113,7 @@ def _effects(pairs: Mapping[str, Pair], chosen: str) -> list[str]:
     placebo = pairs.get("memory-decoy")
     if chosen in ("memory", "both") and placebo and placebo.interval[0] <= 0:
         sentences.append(
-            "Decoy memories do about as well as real ones: that memory helps here is not shown to come from what the memories say."
+            "Decoy memories do about as well as real ones: it is not shown that what the memories say is what helps."
         )
     return sentences
 
