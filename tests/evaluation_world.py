@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from duomem.agent import Player
 from duomem.envs import ACT
 from duomem.errors import InfraError
+from duomem.evaluate import Play, plays
 from duomem.memory import BankView
 from duomem.models import Model
 from duomem.prompts import load_layout
+from duomem.rollout import Rollout
 from duomem.types import (
     BankEdit,
     Budget,
@@ -175,10 +176,13 @@ def player(env: Doors, source: Doors, model: Student | None = None) -> Player:
     )
 
 
-def threads(concurrency: int = 1) -> Callable[[Player, Sequence[Task], str], list[Trajectory]]:
-    def play(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
-        with ThreadPoolExecutor(concurrency) as pool:
-            played = list(pool.map(player.play, tasks))
-        return [replace(trajectory, seconds=1.0) for trajectory in played]
+def threads(concurrency: int = 1) -> Play:
+    """Real rollouts, with the one thing taken out that differs between runs: time."""
+    plain = plays(concurrency=concurrency, retries=0)
+
+    def play(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
+        played = plain(player, tasks, phase)
+        timeless = tuple(replace(trajectory, seconds=1.0) for trajectory in played.trajectories)
+        return replace(played, trajectories=timeless, errors=tuple(replace(found, seconds=1.0) for found in played.errors))
 
     return play

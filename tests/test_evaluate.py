@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from duomem import evaluate, placebo
 from duomem.agent import Player
 from duomem.errors import DataError, Incomplete, UsageError
+from duomem.journal import Journal
+from duomem.rollout import Progress, Rollout
 from duomem.scores import ARMS, Results
-from duomem.types import Budget, EpisodeView, StopReason, Task, Trajectory
+from duomem.types import Budget, EpisodeView, StopReason, Task
 from evaluation_world import WORDS, Doors, Nearest, Student, player, shelf, threads
 
-Plays = Callable[[Player, Sequence[Task], str], list[Trajectory]]
 NAMES = ["none", "format_only", "memory", "adapter", "both", "decoy", "teacher"]
 
 
 def run(
-    play: Plays | None = None,
+    play: evaluate.Play | None = None,
     *,
     names: Sequence[str] = NAMES,
     seeds: Sequence[int] = (0,),
@@ -76,7 +79,7 @@ def test_scores_do_not_depend_on_concurrency_or_order() -> None:
     many = run(threads(8), env=Doors(24, jitter=0.004))
     assert one.to_json() == many.to_json()
 
-    def backwards(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
+    def backwards(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
         return threads()(player, list(reversed(tasks)), phase)
 
     assert run(backwards).to_json() == one.to_json()
@@ -138,9 +141,9 @@ def test_no_same_room_leaves_out_memories_of_the_room() -> None:
 def test_labels_and_paths_are_in_no_prompt() -> None:
     seen: list[str] = []
 
-    def watch(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
+    def watch(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
         played = threads()(player, tasks, phase)
-        for trajectory in played:
+        for trajectory in played.trajectories:
             seen.extend(message.text for message in trajectory.prompt)
             seen.extend(turn.reply.message.text + turn.observation + turn.recalled for turn in trajectory.turns)
         return played
@@ -165,20 +168,44 @@ def test_an_error_is_never_a_zero() -> None:
 
 
 def test_a_game_that_was_not_played_or_twice_is_noticed() -> None:
-    def forgets(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
-        return threads()(player, tasks, phase)[1:]
+    def forgets(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
+        return threads()(player, tasks[1:], phase)
 
-    def repeats(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
-        return threads()(player, [*tasks, tasks[0]], phase)
+    def repeats(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
+        played = threads()(player, tasks, phase)
+        return replace(played, trajectories=(*played.trajectories, played.trajectories[0]))
 
     assert any("not played" in problem for problem in run(forgets, names=["none"]).problems())
     assert any("2 times" in problem for problem in run(repeats, names=["none"]).problems())
 
 
+def test_a_stop_ends_the_evaluation_and_the_journal_resumes_it(tmp_path: Path) -> None:
+    cancel = threading.Event()
+
+    def reach(phase: str, progress: Progress) -> None:
+        if "/memory/" in phase and progress.done >= 5:
+            cancel.set()
+
+    names = ["none", "memory", "both"]
+    with Journal.open(tmp_path / "journal.sqlite") as journal:
+        cut = run(evaluate.plays(journal, concurrency=2, progress=reach, cancel=cancel), names=names)
+        assert not cut.complete
+        assert len(cut.of("none")) == 24
+        assert 5 <= len(cut.of("memory")) < 24
+        assert cut.of("both") == []
+        env = Doors(24)
+        resumed = run(evaluate.plays(journal, concurrency=2), names=names, env=env)
+        assert resumed.complete
+        assert len(env.opened) == 24 * 3 - len(cut.scores)
+        again = Doors(24)
+        assert run(evaluate.plays(journal), names=names, env=again).to_json() == resumed.to_json()
+        assert again.opened == []
+
+
 def test_seeds_repeat_only_what_they_change() -> None:
     phases: list[str] = []
 
-    def watch(player: Player, tasks: Sequence[Task], phase: str) -> list[Trajectory]:
+    def watch(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
         phases.append(phase)
         return threads()(player, tasks, phase)
 

@@ -7,19 +7,23 @@ once. Only here and in the report are a task's labels read. It trains nothing, d
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from duomem.agent import Player
 from duomem.envs import Env
 from duomem.errors import DataError, Incomplete, UsageError
+from duomem.journal import Journal
 from duomem.placebo import Decoys, OtherRooms
+from duomem.rollout import Job, Progress, Rollout, rollout
 from duomem.scores import ARMS, Arm, Facts, Results, Score, Shown
 from duomem.stats import plan_words
 from duomem.types import EpisodeView, Hit, Labels, Task, Trajectory
 
-Play = Callable[[Player, Sequence[Task], str], Sequence[Trajectory]]
-"""Plays each task once under a phase name and gives back one trajectory for each, those that ended in an error too."""
+Play = Callable[[Player, Sequence[Task], str], Rollout]
+"""Plays each task once under a phase name (see `plays`). One that was stopped early ends the evaluation there."""
 
 SHOWN_GAMES = 3
 """So many games are kept in full, to be read side by side."""
@@ -84,6 +88,33 @@ def plan(env: Env, tasks: Sequence[Task], seeds: Sequence[int]) -> str:
     return plan_words(len(tasks), len(seeds), len({env.labels(task).room for task in tasks}))
 
 
+def plays(
+    journal: Journal | None = None,
+    *,
+    concurrency: int = 8,
+    retries: int = 2,
+    backoff_s: float = 1.0,
+    progress: Callable[[str, Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Play:
+    """Play through `rollout` and the journal; `progress` is told the phase too. What has an outcome is not played."""
+
+    def play(player: Player, tasks: Sequence[Task], phase: str) -> Rollout:
+        return rollout(
+            [Job(task) for task in tasks],
+            player,
+            journal=journal,
+            phase=phase,
+            concurrency=concurrency,
+            retries=retries,
+            backoff_s=backoff_s,
+            progress=partial(progress, phase) if progress else None,
+            cancel=cancel,
+        )
+
+    return play
+
+
 def score_arms(
     env: Env,
     tasks: Sequence[Task],
@@ -124,10 +155,15 @@ def score_arms(
     )
     scores: list[Score] = []
     episodes: dict[tuple[str, str], Shown] = {}
+    stopped = False
     for arm in arms:
         for seed in results.seeds_of(arm):
+            if stopped:
+                break
             player = players[arm.name](seed)
-            for trajectory in play(player, tasks, phase_of(split, arm.name, seed, key)):
+            played = play(player, tasks, phase_of(split, arm.name, seed, key))
+            stopped = played.stopped is not None
+            for trajectory in (*played.trajectories, *played.errors):
                 scores.append(score(arm, seed, player, trajectory, labels))
                 if seed == results.seeds[0]:
                     episodes[arm.name, trajectory.task.id] = Shown(arm.name, seed, trajectory)
