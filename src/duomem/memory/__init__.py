@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from duomem.models import Model
-from duomem.types import BankEdit, Budget, EpisodeView, Hit, Memory, MemoryId, Outcome, Recall, Trajectory
+from duomem.types import BankEdit, Budget, EpisodeView, Hit, Memory, MemoryId, Outcome, Provenance, Recall, Trajectory
 
 
 class BankView(Protocol):
@@ -21,6 +21,9 @@ class BankView(Protocol):
     ) -> list[Hit]: ...
     def get(self, memory: MemoryId) -> Memory: ...
     def memories(self) -> Sequence[Memory]: ...
+    def sources(self, memory: MemoryId) -> Sequence[Provenance]:
+        """Every trajectory that gave this very memory (the same goal and script may come from several)."""
+        ...
 
 
 class MemoryStrategy(Protocol):

@@ -1,0 +1,102 @@
+"""Rows of a bank file: memories, their sources and keys, packed; and the journal replayed.
+
+In: an open connection; calls that write run inside the caller's transaction. Out: memories and ids. Not here: transactions,
+locks, and what may enter a bank.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from dataclasses import astuple
+
+from duomem import _bank_schema as schema
+from duomem.bankview import Row
+from duomem.errors import DataError
+from duomem.types import Memory, MemoryId, Provenance
+
+
+class Rows:
+    """Reads and writes the tables of one connection; the caller holds its lock."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._common: bytes | None = None
+
+    def forget(self) -> None:
+        """Drop what was read in a transaction that was rolled back."""
+        self._common = None
+
+    def start_dictionary(self, memories: Sequence[Memory]) -> None:
+        """The first memories of a bank give the text that all are packed with."""
+        if memories and not self._dictionary():
+            common = schema.dictionary(part for memory in memories for part in (_json(memory.provenance), memory.text))
+            self._db.execute("INSERT INTO meta VALUES ('dictionary', ?)", (common,))
+            self._common = common
+
+    def _dictionary(self) -> bytes:
+        if self._common is None:
+            found = self._db.execute("SELECT value FROM meta WHERE name = 'dictionary'").fetchone()
+            self._common = bytes(found[0]) if found else None
+        return self._common or b""
+
+    def store(self, version: int, memory: Memory, code: bytes) -> None:
+        """Store a memory once, and its source if it is a new one."""
+        common, blob = self._dictionary(), blob_of(memory.id)
+        self._db.execute("INSERT OR IGNORE INTO keys(key, code) VALUES (?, ?)", (memory.key, schema.pack(code)))
+        (key,) = self._db.execute("SELECT id FROM keys WHERE key = ?", (memory.key,)).fetchone()
+        text = schema.pack(memory.text.encode(), common)
+        self._db.execute("INSERT OR IGNORE INTO memories VALUES (?, ?, ?, ?)", (blob, key, memory.kind, text))
+        stored = self._db.execute("SELECT provenance FROM sources WHERE memory = ? ORDER BY seq", (blob,))
+        known = [schema.unpack(packed, common).decode() for (packed,) in stored]
+        source = _json(memory.provenance)
+        if source not in known:
+            row = (blob, len(known), version, schema.pack(source.encode(), common))
+            self._db.execute("INSERT INTO sources VALUES (?, ?, ?, ?)", row)
+
+    def alive(self, version: int) -> dict[MemoryId, None]:
+        """The ids alive at a version, in the order they came: the journal replayed."""
+        alive: dict[MemoryId, None] = {}
+        edits = self._db.execute("SELECT memory, target FROM edits WHERE version <= ? ORDER BY seq", (version,))
+        for memory, target in edits:
+            if target:
+                alive.pop(target.hex(), None)
+            if memory:
+                alive[memory.hex()] = None
+        return alive
+
+    def memories(self, wanted: Collection[MemoryId]) -> list[Row]:
+        common = self._dictionary()
+        first = dict(self._db.execute("SELECT memory, provenance FROM sources WHERE seq = 0"))
+        query = "SELECT m.id, k.id, k.key, k.code, m.kind, m.text FROM memories m JOIN keys k ON k.id = m.key"
+        rows = []
+        for blob, number, key, code, kind, text in self._db.execute(query):
+            if blob.hex() in wanted:
+                provenance = _provenance(schema.unpack(first[blob], common))
+                memory = Memory(key, schema.unpack(text, common).decode(), kind, provenance)
+                rows.append(Row(blob.hex(), memory, number, schema.unpack(code)))
+        return rows
+
+    def sources(self, version: int) -> dict[MemoryId, tuple[Provenance, ...]]:
+        common = self._dictionary()
+        found: dict[MemoryId, tuple[Provenance, ...]] = {}
+        query = "SELECT memory, provenance FROM sources WHERE version <= ? ORDER BY memory, seq"
+        for blob, packed in self._db.execute(query, (version,)):
+            found[blob.hex()] = (*found.get(blob.hex(), ()), _provenance(schema.unpack(packed, common)))
+        return found
+
+
+def blob_of(memory: MemoryId) -> bytes:
+    try:
+        return bytes.fromhex(memory)
+    except ValueError:
+        raise DataError(f"{memory!r} is not the id of a memory: it must be hexadecimal.") from None
+
+
+def _json(provenance: Provenance) -> str:
+    return json.dumps(astuple(provenance), separators=(",", ":"), ensure_ascii=False)
+
+
+def _provenance(packed: bytes) -> Provenance:
+    return Provenance(*json.loads(packed))

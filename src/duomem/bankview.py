@@ -1,0 +1,87 @@
+"""One version of a bank in memory: what strategies read and search.
+
+In: the memories alive at that version with their keys' codes. Out: exact top-k by cosine, in one order on every machine.
+Immutable, so any number of threads may search it, and what is written later does not move it. It never touches the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from duomem.embed import Embedder
+from duomem.errors import DataError
+from duomem.types import Hit, Memory, MemoryId, Provenance, digest
+from duomem.vectors import Floats, Index, best, quantise
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A memory with its id, the number of its key and the key's int8 code as bytes. Memories with one key share both."""
+
+    id: MemoryId
+    memory: Memory
+    key: int
+    code: bytes
+
+
+class View:
+    """The `BankView` of `duomem.memory`. `version` is the bank's."""
+
+    def __init__(
+        self, version: int, rows: Sequence[Row], sources: Mapping[MemoryId, tuple[Provenance, ...]], embedder: Embedder
+    ) -> None:
+        rows = sorted(rows, key=lambda row: row.id)
+        codes = {row.key: row.code for row in rows}
+        place = {key: index for index, key in enumerate(codes)}
+        self.version = version
+        self._memories = tuple(row.memory for row in rows)
+        self._by_id = {row.id: row.memory for row in rows}
+        self._sources = sources
+        self._embedder = embedder
+        self._key_of = np.array([place[row.key] for row in rows], dtype=np.intp)
+        self._index = Index(np.frombuffer(b"".join(codes.values()), dtype=np.int8).reshape(len(codes), embedder.dim))
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def memories(self) -> tuple[Memory, ...]:
+        """All of them, by id."""
+        return self._memories
+
+    def get(self, memory: MemoryId) -> Memory:
+        if memory not in self._by_id:
+            raise DataError(f"No memory {memory!r} in version {self.version} of the bank.")
+        return self._by_id[memory]
+
+    def sources(self, memory: MemoryId) -> tuple[Provenance, ...]:
+        """Every trajectory that gave this very memory, the memory's own provenance first."""
+        return self._sources.get(memory) or (self.get(memory).provenance,)
+
+    def search(self, query: str, k: int, *, floor: float = -1.0, allow: Callable[[Memory], bool] | None = None) -> list[Hit]:
+        """The k memories whose keys are nearest by cosine, best first, equal ones by id; none below `floor`.
+
+        Exact: every key is compared. `allow` says which memories may be found at all (exclusions, decoys).
+        """
+        if k <= 0 or not self._memories:
+            return []
+        scores = self._index.cosines(quantise(self._embedder.embed([query]))[0])[self._key_of]
+        reach = k
+        while True:
+            hits = self._hits(scores, reach, floor)
+            allowed = [hit for hit in hits if allow is None or allow(hit.memory)]
+            if len(allowed) >= k or len(hits) < reach:
+                return allowed[:k]
+            reach *= 4  # the filter refused some: look further
+
+    def _hits(self, scores: Floats, k: int, floor: float) -> list[Hit]:
+        return [Hit(self._memories[row], float(scores[row])) for row in best(scores, k) if scores[row] >= floor]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over the memories, their sources and the embedder that placed them; no times, no usefulness counts."""
+        sources = [[astuple(source) for source in self.sources(memory)] for memory in self._by_id]
+        return digest([list(self._by_id), sources, self._embedder.name, self._embedder.revision])
