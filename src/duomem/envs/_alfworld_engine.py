@@ -13,7 +13,7 @@ import threading
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from duomem.envs._alfworld_facts import Facts, GrammarError, Slot
-from duomem.envs._alfworld_grammar import Entity, Grammar, compile_text, parse_grammar
+from duomem.envs._alfworld_grammar import Entity, Grammar, Node, compile_text, parse_grammar
 from duomem.envs._alfworld_translate import translate
 from duomem.errors import DataError, InfraError
 
@@ -81,25 +81,27 @@ class Engine:
         """New locks: a lock that another thread held at a fork would stay locked in the child for ever."""
         self._lock, self._making = threading.Lock(), threading.Lock()
 
-    def open(self, key: str, name: str, game: GameText) -> Session:
-        """A new session of a game. `key` is the hash of what `game` holds; `name` says its file in errors.
+    def open(self, key: str, name: str, game: Callable[[], GameText]) -> Session:
+        """A new session of a game. `key` is the hash of what `game` reads when it is needed; `name` says its file in errors.
 
         Raises `DataError` for a game that does not parse, `InfraError` where the C library cannot be loaded.
         """
         library = self._take()
+        session = None
         try:
-            return Session(self._world(key, name, game, library), library, self._give)
-        except:  # whatever it was, the library must not be lost
-            self._give(library)
-            raise
+            session = Session(self._world(key, name, game, library), library, self._libraries.append)
+        finally:
+            if session is None:
+                self._libraries.append(library)
+        return session
 
-    def _world(self, key: str, name: str, game: GameText, library: Any) -> World:
+    def _world(self, key: str, name: str, game: Callable[[], GameText], library: Any) -> World:
         with self._lock:
             if key in self._worlds:
                 self._worlds.move_to_end(key)
                 return self._worlds[key]
         with self._making:  # the translator keeps state in its modules: one game at a time
-            world = self._worlds.get(key) or _prepare(name, game, library)
+            world = self._worlds.get(key) or _prepare(name, game(), library)
         with self._lock:
             self._worlds[key] = world
             while len(self._worlds) > self.keep:
@@ -107,9 +109,10 @@ class Engine:
         return world
 
     def _take(self) -> Any:
-        with self._lock:
-            if self._libraries:
-                return self._libraries.pop()
+        try:
+            return self._libraries.pop()
+        except IndexError:
+            pass
         try:
             return import_module("fast_downward").load_lib()
         except OSError as error:
@@ -118,22 +121,19 @@ class Engine:
                 "episode: check its free space and that it allows executables."
             ) from error
 
-    def _give(self, library: Any) -> None:
-        with self._lock:
-            self._libraries.append(library)
-
 
 class Session:
-    """One play of one game, from its first state. Not thread-safe. `close` gives the C library back; do it in any case."""
+    """One play of one game, from its first state. Not thread-safe. `close` gives the C library back; it may be called again."""
 
-    def __init__(self, world: World, library: Any, give: Any) -> None:
+    def __init__(self, world: World, library: Any, give: Callable[[Any], None]) -> None:
         self.world = world
-        self._library: Any = library
-        self._give = give
+        self._library = library
         library.load_sas(zlib.decompress(world.sas))
         self._facts = world.facts.copy()
         self._memo: dict[int, tuple[tuple[int, ...], str, _Choice]] = {}
         self._commands: dict[str, _Choice] | None = None
+        self._end = weakref.finalize(self, give, library)  # gives it back for a session that nobody closed, too
+        self._end.atexit = False
 
     @property
     def won(self) -> bool:
@@ -144,7 +144,7 @@ class Session:
         return sorted(self._choices())
 
     def facts(self) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
-        """The true facts, sorted, as (predicate, ((name, type), ...)). Hidden state: for tests and proofs, never for an agent."""
+        """The true facts, sorted: (predicate, ((name, type), ...)). Hidden state: for tests and proofs, never for an agent."""
         names = self.world.entities
         rows = (
             (predicate, tuple((names[arg].name, kind) for arg, kind in zip(row, types, strict=True)))
@@ -162,11 +162,10 @@ class Session:
         return self._derive(self.world.grammar.phrases[choice.action].feedback, choice.binding)
 
     def close(self) -> None:
-        library, self._library = self._library, None
-        if library is not None:
-            self._give(library)
+        self._library = None
+        self._end()
 
-    def _derive(self, nodes: Any, binding: Mapping[Slot, str]) -> str:
+    def _derive(self, nodes: Sequence[Node], binding: Mapping[Slot, str]) -> str:
         try:
             return self.world.grammar.derive(nodes, self._facts, self.world.entities, binding)
         except GrammarError as error:

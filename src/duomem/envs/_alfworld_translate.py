@@ -1,8 +1,8 @@
 """PDDL to Fast Downward's own input, through a private copy of Fast Downward's translator.
 
 In: the domain and the problem as text. Out: the same SAS text as `fast_downward.pddl2sas`, and what the engine needs of the
-task. The copy is loaded under a name of its own with its own options and `print`, so `sys.stdout`, `sys.argv` and the options of
-the library that a user may have loaded stay as they are. Not thread-safe: the caller holds a lock.
+task. The copy is loaded under a name of its own with its own options and `print`, so `sys.stdout`, `sys.argv` and the options
+of the library that a user may have loaded stay as they are. Not thread-safe: the caller holds a lock.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def translate(domain: str, problem: str) -> Translation:
     except (reader.ParseError, SystemExit, AssertionError, LookupError, TypeError, ValueError, AttributeError) as error:
         # The translator has no error of its own beyond the first: whatever broken PDDL trips over comes out.
         raise GrammarError(f"the PDDL does not translate ({type(error).__name__}: {error})") from error
+    if not sas.operators:
+        raise GrammarError("the game cannot be won: its goal is out of reach from the first state")
     out = io.StringIO()
     sas.output(out)
     supertypes: dict[str, tuple[str, ...]] = {}
