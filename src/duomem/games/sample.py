@@ -22,7 +22,7 @@ from duomem.games.tables import Draw, tables
 PROPORTIONS = dict(zip(KINDS, (35, 13, 27, 16, 25, 24), strict=True))
 """Games of each task type in the 140 official valid_seen games: the default mix."""
 
-NOVEL = 0.15
+NOVEL = 1.0
 """Weight, in training games, of a goal whose object and target occur with its task type in such rooms, never together."""
 
 _TRIES = 200
@@ -53,21 +53,22 @@ def sample_game(rng: random.Random, split: str, kind: str | None = None) -> Game
     choices = _choices(split, kind)
     for _ in range(_TRIES):
         number = choices.rooms(rng)
-        game = _fill(rng, room(number), choices.goals[number](rng))
-        if game is not None and can_solve(game):
+        game = fill_room(rng, number, choices.goals[number](rng))
+        if game is not None:
             return game
     raise DataError(f"no solvable {kind} game found in the {split} rooms in {_TRIES} tries")
 
 
 def possible_goals(split: str, kind: str) -> dict[int, tuple[Goal, ...]]:
     """Room number -> goals that the sampler may set there."""
-    return {number: draw.values for number, draw in _choices(rooms_check(split), check_kind(kind)).goals.items()}
-
-
-def rooms_check(split: str) -> str:
-    """The split itself; UsageError otherwise."""
     rooms_of(split)
-    return split
+    return {number: draw.values for number, draw in _choices(split, check_kind(kind)).goals.items()}
+
+
+def fill_room(rng: random.Random, number: int, goal: Goal) -> GameSpec | None:
+    """A room filled for a given goal; None where the room does not allow it or the draw is not solvable."""
+    game = _fill(rng, room(number), goal) if _possible(goal, room(number)) else None
+    return game if game is not None and can_solve(game) else None
 
 
 @cache
@@ -102,7 +103,8 @@ def _goals(split: str, kind: str, place: Room) -> Draw[Goal]:
 
 
 def _possible(goal: Goal, place: Room) -> bool:
-    if goal.object not in place.copies or APPLIANCE.get(goal.kind, goal.target) not in {*place.types, goal.target}:
+    appliance = APPLIANCE.get(goal.kind)
+    if goal.object not in place.copies or (appliance and appliance not in place.types):
         return False
     if goal.kind == LOOK:
         return any(place.places.get(goal.toggle, {"": 1.0}).keys() - {""})

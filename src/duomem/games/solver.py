@@ -103,6 +103,8 @@ def _one(game: GameSpec) -> Iterator[Plan]:
         if not done:
             changes = [(Stop(_VERB[kind], item, place, False),) for place in game.receptacles if place.type == APPLIANCE[kind]]
         for change in changes:
+            if targets & (set(item.receptacles) - {take.place.id}):
+                yield take, *change  # the simulator still counts it in its second receptacle, which is a target
             for target in _targets(game):
                 yield take, *change, Stop("move", item, target, True)
 
