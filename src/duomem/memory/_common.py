@@ -1,0 +1,92 @@
+"""What every memory strategy needs: choosing among hits, counting tokens, and saying where a memory came from.
+
+In: a view of an episode, a bank, a budget; or a trajectory. Out: a `Recall` in canonical order; a `Provenance`; both pure
+functions of their arguments. It doesn't decide what a memory says or how it is keyed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from duomem.memory import BankView
+from duomem.types import Budget, EpisodeView, Hit, Memory, MemoryId, Provenance, Recall, Trajectory
+
+Counter = Callable[[str], int]
+
+_PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\n")
+
+
+def count_tokens(text: str) -> int:
+    """An upper estimate of a text's tokens without a tokenizer: a word is one token per started three letters, every digit,
+    sign and line break is one. Byte-pair vocabularies of 30k and more stay below it on English text."""
+    return sum((len(piece) + 2) // 3 for piece in _PIECE.findall(text))
+
+
+def recall(view: EpisodeView, bank: BankView, budget: Budget, query: str, *, distinct: bool, count: Counter) -> Recall:
+    """The nearest memories that are allowed, distinct and within the budget, by id.
+
+    Memories of an excluded trajectory or task are never found. One that no longer fits the token budget is passed over
+    for a shorter one further away; none at all is a valid answer.
+    """
+    chosen: list[Hit] = []
+    left = budget.tokens
+    seen: set[str] = set()
+    for hit in _nearest(view, bank, budget, query):
+        if len(chosen) == budget.k:
+            break
+        body = steps_of(hit.memory.text) if distinct else hit.memory.id
+        cost = count(hit.memory.text)
+        if body not in seen and cost <= left:
+            chosen.append(hit)
+            seen.add(body)
+            left -= cost
+    return Recall(tuple(sorted(chosen, key=lambda hit: hit.memory.id)))
+
+
+def _nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str) -> Iterator[Hit]:
+    """Allowed hits from the nearest on, fetched in growing portions: most of the bank is never needed."""
+
+    def allow(memory: Memory) -> bool:
+        sources = (memory.provenance, *bank.sources(memory.id)) if view.exclude or view.exclude_tasks else ()
+        return not any(source.trajectory in view.exclude or source.task_id in view.exclude_tasks for source in sources)
+
+    given, portion = 0, 4 * budget.k
+    while budget.k > 0:
+        hits = bank.search(query, portion, floor=budget.floor, allow=allow)
+        yield from hits[given:]
+        if len(hits) < portion:
+            return
+        given, portion = portion, 4 * portion
+
+
+def steps_of(text: str) -> str:
+    """A memory's text without its first line, the goal: two memories with the same steps teach the same."""
+    return text.partition("\n")[2]
+
+
+def provenance(trajectory: Trajectory, written_by: str) -> Provenance:
+    """Where a memory written by rules from this trajectory came from."""
+    return Provenance(
+        task_id=trajectory.task.id,
+        attempt=trajectory.attempt,
+        trajectory=trajectory.content_hash,
+        teacher=trajectory.origin.model,
+        written_by=written_by,
+        licence=trajectory.origin.licence,
+    )
+
+
+class Tally:
+    """How often each memory was shown and won in this process: the evidence for retiring one (MemP's update rule)."""
+
+    def __init__(self, uses: int, share: float) -> None:
+        self._uses, self._share = uses, share
+        self._seen: dict[MemoryId, tuple[int, int]] = {}
+
+    def count(self, memory: MemoryId, won: bool) -> str:
+        """Count one use; the reason to retire the memory, empty while there is none. No uses asked for: never."""
+        shown, wins = self._seen.get(memory, (0, 0))
+        self._seen[memory] = shown, wins = shown + 1, wins + won
+        poor = self._uses > 0 and shown >= self._uses and wins < self._share * shown
+        return f"won {wins} of the {shown} episodes it was shown in" if poor else ""

@@ -1,0 +1,144 @@
+"""Rules that turn the text of a won trajectory into a script or a short transcript.
+
+In: goal, scene, commands and observations. Out: lines such as "2. plate: clean with sinkbasin". The rules go by structure
+alone: what the scene names with a number is a place, any other "noun number" is an object, a command that names an object is a
+step, one that names only places is the way there. No verb, task type or template is known here: other words, other scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from duomem.types import Trajectory
+
+RULES = 1
+"""Version of these rules; stands in every memory's provenance."""
+
+_NAMED = re.compile(r"([^\W\d][\w-]*) (\d+)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One thing of the world, as commands name it: "sinkbasin 1"."""
+
+    noun: str
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A valid command, taken apart. `parts` are its words and entities in order; `at` is the place it names or happens at."""
+
+    command: str
+    observation: str
+    parts: tuple[str | Entity, ...]
+    object: Entity | None
+    place: Entity | None
+    at: Entity | None
+
+
+def events(trajectory: Trajectory) -> list[Event]:
+    """The valid commands that name anything. Looking around and the like name nothing and are left out."""
+    places = {Entity(noun.lower(), number) for noun, number in _NAMED.findall(trajectory.scene)}
+    found: list[Event] = []
+    at: Entity | None = None
+    for turn in trajectory.turns:
+        command = turn.call.command if turn.call and turn.valid else ""
+        parts = _parts(command)
+        named = [part for part in parts if isinstance(part, Entity)]
+        place = next((entity for entity in named if entity in places), None)
+        at = place or at
+        if named:
+            thing = next((entity for entity in named if entity not in places), None)
+            found.append(Event(command, turn.observation, parts, thing, place, at))
+    return found
+
+
+def _parts(command: str) -> tuple[str | Entity, ...]:
+    parts: list[str | Entity] = []
+    end = 0
+    for match in _NAMED.finditer(command.lower()):
+        parts += command[end : match.start()].lower().split()
+        parts.append(Entity(match[1], match[2]))
+        end = match.end()
+    return (*parts, *command[end:].lower().split())
+
+
+def steps(found: Sequence[Event]) -> list[int]:
+    """Positions of the events that did the work: those on objects, less repeats and what was undone."""
+    kept = [position for position, event in enumerate(found) if event.object]
+    while (dropped := _needless([found[position] for position in kept])) is not None:
+        kept = [position for index, position in enumerate(kept) if index not in dropped]
+    return kept
+
+
+def _needless(work: Sequence[Event]) -> tuple[int, ...] | None:
+    """The first repeat, or the first pair of which the second undid the first; None when there is nothing more to drop."""
+    for index, event in enumerate(work):
+        earlier = [other for other in work[:index] if other.object == event.object]
+        if earlier and earlier[-1].command == event.command:
+            return (index,)
+        if index + 2 >= len(work):
+            continue
+        following = work[index + 1]
+        if following.object == event.object and event.place and following.place == event.place:
+            later = [other for other in work[index + 2 :] if other.object == event.object]
+            if not later or later[0].command == event.command:
+                return (index, index + 1)  # taken and put back: for good, or to be taken again
+    return None
+
+
+def script(goal: str, found: Sequence[Event]) -> str:
+    """The goal, then a numbered line for each step: what, how, and where. Nouns stand for classes, without numbers.
+
+    A step on an object met for the first time lists the classes of places that were visited for it; the last is where it was.
+    """
+    lines, met = [goal.strip()], set[Entity]()
+    previous = -1
+    for position in steps(found):
+        event = found[position]
+        visited = [] if event.object in met else [other.at.noun for other in found[previous + 1 : position] if other.at]
+        lines.append(f"{len(lines)}. {_step(event, visited)}")
+        met |= {event.object} if event.object else set()
+        previous = position
+    return "\n".join(lines)
+
+
+def _step(event: Event, visited: Sequence[str]) -> str:
+    where = _classes(visited, event.at)
+    words = [
+        where if part == event.place else part.noun if isinstance(part, Entity) else part
+        for part in event.parts
+        if part != event.object
+    ]
+    if where and not any(isinstance(part, Entity) and part != event.object for part in event.parts):
+        words += ["at", where]
+    return f"{event.object.noun if event.object else ''}: {' '.join(words)}"
+
+
+def _classes(visited: Sequence[str], found: Entity | None) -> str:
+    """Visited classes in order, each once, the one where the object was last."""
+    if found is None:
+        return ""
+    return ", ".join(dict.fromkeys([*(noun for noun in visited if noun != found.noun), found.noun]))
+
+
+def transcript(found: Sequence[Event], words: int) -> str:
+    """The steps and the commands right before them at the same place, each with the first `words` words of its observation."""
+    lines: list[str] = []
+    previous = -1
+    for position in steps(found):
+        start = position
+        while start > previous + 1 and found[start - 1].at == found[position].at:
+            start -= 1
+        for event in found[start : position + 1]:
+            lines += [f"> {event.command}", _cut(event.observation, words)]
+        previous = position
+    return "\n".join(lines)
+
+
+def _cut(text: str, words: int) -> str:
+    parts = text.split()
+    return " ".join(parts[:words]) + (" ..." if len(parts) > words else "")
