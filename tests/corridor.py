@@ -1,7 +1,7 @@
 """A tiny world for tests of the loop: walk a corridor of some length and take the prize at its end.
 
-In: switches that break it on purpose. Out: an environment with `n` tasks, and a script that plays it by what it reads. Every fifth
-task is one that the script cannot solve. It holds no state between episodes but counts of what was opened and closed.
+In: switches that break it on purpose. Out: an environment with `n` tasks, and a script that plays it by what it reads. Every
+fifth task is one that the script cannot solve. It holds no state between episodes but counts of what was opened and closed.
 """
 
 from __future__ import annotations

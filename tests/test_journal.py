@@ -247,7 +247,7 @@ def test_a_newer_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No journal at .*missing"):
+    with pytest.raises(DataError, match=r"No journal at .*missing"):
         Journal.open(tmp_path / "missing.sqlite", readonly=True)
     text = tmp_path / "text.sqlite"
     text.write_text("this is no database " * 100)
