@@ -7,7 +7,7 @@ Immutable, so any number of threads may search it, and what is written later doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from duomem.embed import Embedder
 from duomem.errors import DataError
 from duomem.types import Hit, Memory, MemoryId, Provenance, digest
-from duomem.vectors import Floats, Index, best, quantise
+from duomem.vectors import Index, best, quantise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class View:
         place = {key: index for index, key in enumerate(codes)}
         self.version = version
         self._memories = tuple(row.memory for row in rows)
+        self._ids = tuple(row.id for row in rows)
         self._by_id = {row.id: row.memory for row in rows}
         self._sources = sources
         self._embedder = embedder
@@ -64,24 +65,26 @@ class View:
     def search(self, query: str, k: int, *, floor: float = -1.0, allow: Callable[[Memory], bool] | None = None) -> list[Hit]:
         """The k memories whose keys are nearest by cosine, best first, equal ones by id; none below `floor`.
 
-        Exact: every key is compared. `allow` says which memories may be found at all (exclusions, decoys).
+        Exact: every key is compared. `allow` says which memories may be found at all (exclusions, decoys); a memory that
+        several trajectories gave is asked for with each of its sources, and all must be allowed.
         """
         if k <= 0 or not self._memories:
             return []
         scores = self._index.cosines(quantise(self._embedder.embed([query]))[0])[self._key_of]
         reach = k
         while True:
-            hits = self._hits(scores, reach, floor)
-            allowed = [hit for hit in hits if allow is None or allow(hit.memory)]
-            if len(allowed) >= k or len(hits) < reach:
-                return allowed[:k]
+            rows = [row for row in best(scores, reach) if scores[row] >= floor]
+            allowed = [row for row in rows if allow is None or self._allowed(row, allow)][:k]
+            if len(allowed) == k or len(rows) < reach:
+                return [Hit(self._memories[row], float(scores[row])) for row in allowed]
             reach *= 4  # the filter refused some: look further
 
-    def _hits(self, scores: Floats, k: int, floor: float) -> list[Hit]:
-        return [Hit(self._memories[row], float(scores[row])) for row in best(scores, k) if scores[row] >= floor]
+    def _allowed(self, row: int, allow: Callable[[Memory], bool]) -> bool:
+        memory = self._memories[row]
+        return all(allow(replace(memory, provenance=source)) for source in self.sources(self._ids[row]))
 
     @cached_property
     def content_hash(self) -> str:
         """sha256 over the memories, their sources and the embedder that placed them; no times, no usefulness counts."""
-        sources = [[astuple(source) for source in self.sources(memory)] for memory in self._by_id]
-        return digest([list(self._by_id), sources, self._embedder.name, self._embedder.revision])
+        sources = [[astuple(source) for source in self.sources(memory)] for memory in self._ids]
+        return digest([list(self._ids), sources, self._embedder.name, self._embedder.revision])

@@ -10,20 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from duomem.models import Model
-from duomem.types import BankEdit, Budget, EpisodeView, Hit, Memory, MemoryId, Outcome, Provenance, Recall, Trajectory
+from duomem.types import BankEdit, Budget, EpisodeView, Hit, Memory, MemoryId, Outcome, Recall, Trajectory
 
 
 class BankView(Protocol):
-    """What a strategy may do with a bank: read and search one version of it."""
+    """What a strategy may do with a bank: read and search one version of it.
+
+    `search` gives the k nearest by cosine, best first, equal ones by id. Where several trajectories gave the very same memory,
+    `allow` must accept it with the provenance of each of them: an exclusion by source misses none.
+    """
 
     def search(
         self, query: str, k: int, *, floor: float = -1.0, allow: Callable[[Memory], bool] | None = None
     ) -> list[Hit]: ...
     def get(self, memory: MemoryId) -> Memory: ...
     def memories(self) -> Sequence[Memory]: ...
-    def sources(self, memory: MemoryId) -> Sequence[Provenance]:
-        """Every trajectory that gave this very memory (the same goal and script may come from several)."""
-        ...
 
 
 class MemoryStrategy(Protocol):

@@ -48,8 +48,8 @@ def _nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str) -> I
     """Allowed hits from the nearest on, fetched in growing portions: most of the bank is never needed."""
 
     def allow(memory: Memory) -> bool:
-        sources = (memory.provenance, *bank.sources(memory.id)) if view.exclude or view.exclude_tasks else ()
-        return not any(source.trajectory in view.exclude or source.task_id in view.exclude_tasks for source in sources)
+        source = memory.provenance
+        return source.trajectory not in view.exclude and source.task_id not in view.exclude_tasks
 
     given, portion = 0, 4 * budget.k
     while budget.k > 0:
