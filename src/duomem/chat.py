@@ -1,8 +1,8 @@
 """Conversations to token ids: the one encoder, called by training, evaluation and serving.
 
-In: a tokenizer with a chat template and messages. Out: token ids, each with a loss weight. Made segment by segment, so that the ids
-of a conversation are an exact prefix of the ids of its continuation; text from outside never becomes a special token. It knows no
-layout, no task and no model.
+In: a tokenizer with a chat template and messages. Out: token ids, each with a loss weight. Made segment by segment, so that the
+ids of a conversation are an exact prefix of the ids of its continuation; text from outside never becomes a special token. It
+knows no layout, no task and no model.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Encoded:
 class _Frame:
     """What a template puts around the messages of a sequence of roles.
 
-    `pieces[i]` stands before message i, the last one after all of them. After an assistant message a piece starts with `ends[i]`,
-    the ids of the end-of-turn token that the model itself has to say.
+    `pieces[i]` stands before message i, the last one after all of them. After an assistant message a piece starts with
+    `ends[i]`, the ids of the end-of-turn token that the model itself has to say.
     """
 
     texts: tuple[str, ...]
@@ -50,14 +50,14 @@ def encode(
 ) -> Encoded:
     """Token ids of a conversation under the tokenizer's chat template, with loss weights per message.
 
-    With `generate` the ids end where the model's answer begins. A conversation that ends with an assistant message ends with its
-    end-of-turn token, which has that message's weight: it is what the model has to say. White space that a template writes between
-    its generation prompt and an answer, or between an answer and its end, is left out: the model would have to say it.
+    With `generate` the ids end where the model's answer begins. A conversation that ends with an assistant message ends with
+    its end-of-turn token, which has that message's weight: it is what the model has to say. White space that a template writes
+    between its generation prompt and an answer, or between an answer and its end, is left out: the model would have to say it.
     A template that refuses a system message gets it in front of the first user message.
 
-    For every n: `encode(messages[:n], generate=True)` is a prefix of the encoding of any continuation. Raises `MismatchError` for
-    a template that cannot hold this: one that drops, repeats, reorders or rewrites earlier messages (as those do that remove earlier
-    thinking), or that has no special token at the end of an answer.
+    For every n: `encode(messages[:n], generate=True)` is a prefix of the encoding of any continuation. Raises `MismatchError`
+    for a template that cannot hold this: one that drops, repeats, reorders or rewrites earlier messages (as those do that
+    remove earlier thinking), or that has no special token at the end of an answer.
     """
     return _encoder(tokenizer).encode(messages, learn, generate)
 
@@ -113,7 +113,9 @@ class _Encoder:
         return Encoded(tuple(ids), tuple(loss))
 
     def text(self, text: str) -> tuple[int, ...]:
-        """Ids of data. Wherever it spells a control token it is cut after that token's first character, so none is ever found in it."""
+        """Ids of data. Wherever it spells a control token it is cut after that token's first character, so none is ever found
+        in it.
+        """
         with self._lock:
             if (known := self._texts.get(text)) is not None:
                 self._texts.move_to_end(text)
@@ -138,7 +140,9 @@ class _Encoder:
         return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
 
     def frame(self, roles: tuple[str, ...], generate: bool) -> _Frame:
-        """The template's pieces for these roles; what an answer follows is always the generation prompt that a server would send."""
+        """The template's pieces for these roles; what an answer follows is always the generation prompt that a server would
+        send.
+        """
         with self._lock:
             if (known := self._frames.get((roles, generate))) is None:
                 # Shortest first, so that no recursion grows with the conversation.
@@ -155,7 +159,9 @@ class _Encoder:
         return self._frames[key]
 
     def _closed(self, roles: tuple[str, ...]) -> _Frame:
-        """A conversation that ends with an answer: the start of the one that goes on, since some templates treat the last turn apart."""
+        """A conversation that ends with an answer: the start of the one that goes on, since some templates treat the last turn
+        apart.
+        """
         longer = self._frame((*roles, "user"), True)
         if not longer.ends[len(roles)]:
             raise MismatchError(
@@ -182,8 +188,9 @@ class _Encoder:
         rest = texts[index][len(shorter[index]) :]
         if texts[:index] != list(shorter[:index]) or not texts[index].startswith(shorter[index]) or rest.strip():
             raise MismatchError(
-                "The chat template rewrites earlier messages when a conversation goes on, so one episode cannot be one sequence. "
-                f"Before answer {index} it writes {texts[index]!r}, and {shorter[index]!r} when it asks for it. Use another template."
+                "The chat template rewrites earlier messages when a conversation goes on, so one episode cannot be one "
+                f"sequence. Before answer {index} it writes {texts[index]!r}, and {shorter[index]!r} when it asks for it. "
+                "Use another template."
             )
         texts[index] = shorter[index]
 
@@ -193,7 +200,8 @@ class _Encoder:
         pieces = _MARKS.split(text)
         if [int(index) for index in pieces[1::2]] != list(range(len(roles))):
             raise MismatchError(
-                "The chat template drops, repeats or reorders messages, so one episode cannot be one sequence. Use another template."
+                "The chat template drops, repeats or reorders messages, so one episode cannot be one sequence. "
+                "Use another template."
             )
         return pieces[::2]
 
@@ -223,7 +231,9 @@ def _encoder(tokenizer: Any) -> _Encoder:
 
 
 def _controls(tokenizer: Any) -> dict[str, int]:
-    """Tokens that only a template may write: specials, and added tokens that are more than white space (tool and thinking marks)."""
+    """Tokens that only a template may write: specials, and added tokens that are more than white space (tool and thinking
+    marks).
+    """
     added: Iterable[tuple[int, Any]] = tokenizer.added_tokens_decoder.items()
     special = set(tokenizer.all_special_ids)
     found = {
