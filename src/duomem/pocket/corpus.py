@@ -1,0 +1,286 @@
+"""The pocket student's pretraining episodes: guided play in invented words, a little play in real ones, no real task.
+
+In: a seed. Out: `Example`s (messages and loss weights) in the pocket layout. Houses come from the game sampler's training rooms only.
+Kinds of episode: guided (a procedure in invented verbs, shown among distractors, carried out with slips and recoveries), primitives (real
+verbs under a guide that never moves an object to a place, nor lights a lamp with one in hand) and wandering (real verbs, no guide, no goal).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from duomem.envs.household import NOTHING, House, World
+from duomem.games.sample import sample_game
+from duomem.pocket.language import Procedure, Verb, invent, real, rename, say
+from duomem.policy import Belief, Op, Step, kind_of, next_op
+from duomem.prompts import Layout, load_layout, opening, reply_text, turn_message
+from duomem.types import Example, Message
+
+OBSERVED = 0.1
+"""Loss weight of what the world says; the student's own words weigh 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Shares and chances of the corpus."""
+
+    guided: float = 0.8
+    primitives: float = 0.1
+    slip: float = 0.05
+    """Chance of a wrong action at a turn; it is not learned, the recovery is."""
+    turns: int = 34
+
+
+def episodes(seed: int, number: int, recipe: Recipe = Recipe()) -> Iterator[Example]:
+    """`number` examples, the same ones for the same seed."""
+    layout = load_layout("pocket")
+    for index in range(number):
+        yield episode(random.Random(f"{seed}/{index}"), layout, recipe, f"{seed}/{index}")
+
+
+def episode(rng: random.Random, layout: Layout, recipe: Recipe, source: str) -> Example:
+    """One episode; draws again where a house cannot carry the procedure."""
+    draw = rng.random()
+    while True:
+        game = sample_game(rng, "train")
+        house = House.from_pddl(game.pddl(), "")
+        if draw < recipe.guided:
+            found = _guided(rng, house, layout, recipe, source)
+        elif draw < recipe.guided + recipe.primitives:
+            found = _primitives(rng, house, layout, recipe, source)
+        else:
+            found = _wander(rng, house, layout, source)
+        if found:
+            return found
+
+
+class Guided(World):
+    """The house with invented operations: anything can be moved anywhere, any class of place can be a tool, anything can be used."""
+
+    def carry_out(self, step: Step, verb: Verb, op: Op) -> str:
+        place = self.here(op.place)
+        if place is None:
+            return NOTHING
+        if step.kind == "use":
+            return (
+                f"You {verb.word} the {op.object}."
+                if self.reachable(place) and op.object in self.contents(op.place)
+                else NOTHING
+            )
+        if step.kind == "take":
+            done = self._take(op.object, op.place) is not None
+        elif step.kind == "move":
+            done = self.reachable(place) and self.held == op.object
+            if done:
+                self.inside[op.object].add(op.place)
+                self.held = ""
+        else:
+            done = self.held == op.object and place.kind == step.places[0]
+        return f"You {verb.word} the {op.object} {verb.preposition} the {op.place}." if done else NOTHING
+
+
+@dataclass
+class _Script:
+    """Messages and weights in the making."""
+
+    layout: Layout
+    messages: list[Message]
+    learn: list[float]
+
+    def turn(self, thought: str, command: str, observation: str, weight: float) -> None:
+        self.messages.append(Message.of("assistant", reply_text(self.layout, thought, command)))
+        self.learn.append(weight)
+        self.messages.append(turn_message(self.layout, observation))
+        self.learn.append(OBSERVED)
+
+    def example(self, source: str) -> Example:
+        return Example(tuple(self.messages[:-1]), tuple(self.learn[:-1]), source)
+
+
+def _start(layout: Layout, house: House, goal: str, guides: Sequence[str]) -> _Script:
+    messages = list(opening(layout, goal, house.scene, guides))
+    return _Script(layout, messages, [OBSERVED] * len(messages))
+
+
+def _place_names(house: House) -> tuple[str, ...]:
+    return tuple(place.name for place in house.places if place.location)
+
+
+def _guided(rng: random.Random, house: House, layout: Layout, recipe: Recipe, source: str) -> Example | None:
+    kinds = sorted({place.kind for place in house.places if place.location})
+    procedure = invent(rng, kinds)
+    nouns = _nouns(rng, house, procedure, kinds)
+    if nouns is None:
+        return None
+    things, places = nouns
+    guides, found = _guides(rng, house, procedure, things, places, kinds)
+    steps = procedure.steps(things, places, found)
+    script = _start(layout, house, procedure.task(things, places), guides)
+    return _play(rng, house, procedure, steps, script, recipe, source)
+
+
+def _primitives(rng: random.Random, house: House, layout: Layout, recipe: Recipe, source: str) -> Example | None:
+    kinds = sorted({place.kind for place in house.places if place.location})
+    lamps = sorted({thing.kind for thing in house.things if "toggleable" in thing.traits and thing.places})
+    procedure = real(rng, kinds, lamps)
+    if procedure is None:
+        return None
+    if procedure.slots[0].kind == "use":
+        things = [rng.choice(lamps)]
+    else:
+        traits = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}
+        need = {traits[slot.verb.word] for slot in procedure.slots[1:]}
+        fit = sorted(
+            {thing.kind for thing in house.things if need <= thing.traits and thing.places and "pickupable" in thing.traits}
+        )
+        if not fit:
+            return None
+        things = [rng.choice(fit)]
+    guides, found = _guides(rng, house, procedure, things, [], kinds)
+    script = _start(layout, house, procedure.task(things, []), guides)
+    return _play(rng, house, procedure, procedure.steps(things, [], found), script, recipe, source)
+
+
+def _nouns(rng: random.Random, house: House, procedure: Procedure, kinds: list[str]) -> tuple[list[str], list[str]] | None:
+    """Object and place classes for a procedure's slots: enough copies for what is taken, none already where it has to go."""
+    takes = [slot.thing for slot in procedure.slots if slot.kind == "take"]
+    copies: dict[str, int] = {}
+    for thing in house.things:
+        if thing.places and "pickupable" in thing.traits:
+            copies[thing.kind] = copies.get(thing.kind, 0) + 1
+    things = ["", "", ""]
+    pool = list(copies)
+    rng.shuffle(pool)
+    for index in range(3):
+        fit = [kind for kind in pool if copies[kind] >= max(1, takes.count(index)) and kind not in things]
+        if not fit:
+            return None
+        things[index] = fit[0]
+    places = rng.sample(kinds, 2) if len(kinds) > 1 else kinds * 2
+    return things, places
+
+
+def _guides(
+    rng: random.Random, house: House, procedure: Procedure, things: list[str], places: list[str], kinds: list[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Guides in the prompt (relevant ones and distractors, shuffled) and, for each thing, what the relevant ones together say."""
+    all_kinds = sorted({thing.kind for thing in house.things if thing.places})
+    guides, union = [], [list[str]() for _ in things]
+    relevant = rng.choice((1, 1, 2))
+    texts: list[tuple[str, list[list[str]]]] = []
+    for _ in range(relevant):
+        same = rng.random() < 0.4
+        other = things if same else [rng.choice(all_kinds) for _ in things]
+        there = places if same or rng.random() < 0.3 else [rng.choice(kinds) for _ in places]
+        found = [_where(rng, house, thing, kinds) for thing in things]
+        texts.append((procedure.guide(other, there, found), found))
+    for _ in range(rng.choice((0, 0, 1, 1, 2)) if relevant == 1 else rng.choice((0, 1))):
+        wrong = rename(rng, procedure, kinds) if rng.random() < 0.6 else invent(rng, kinds)
+        nouns = [rng.choice(all_kinds) for _ in range(3)] if rng.random() < 0.5 or len(things) < 3 else things
+        there = [rng.choice(kinds) for _ in range(2)]
+        texts.append((wrong.guide(nouns, there, [_where(rng, house, noun, kinds) for noun in nouns]), []))
+    rng.shuffle(texts)
+    for text, found in texts:
+        guides.append(text)
+        for index, where in enumerate(found):
+            union[index] += [kind for kind in where if kind not in union[index]]
+    return guides, union
+
+
+def _where(rng: random.Random, house: House, thing: str, kinds: list[str]) -> list[str]:
+    """One to four place classes to search; the thing is there more often than not."""
+    true = sorted({kind_of(place) for item in house.things if item.kind == thing for place in item.places})
+    where = rng.sample(kinds, min(len(kinds), rng.choice((0, 0, 1, 2, 3))))
+    if true and (rng.random() < 0.7 or not where):
+        where.append(rng.choice(true))
+    return list(dict.fromkeys(where)) or [rng.choice(kinds)]
+
+
+def _play(
+    rng: random.Random, house: House, procedure: Procedure, steps: list[Step], script: _Script, recipe: Recipe, source: str
+) -> Example | None:
+    world, belief = Guided(house), Belief(_place_names(house))
+    for _ in range(recipe.turns):
+        number = belief.done
+        if number == len(steps):
+            return script.example(source)
+        step, verb = steps[number], procedure.slots[number].verb
+        op = next_op(belief, step)
+        if op.name == "stuck":
+            return None
+        thought = f"{number + 1}. {say(step.object, verb, kind_of(op.place))}"
+        if rng.random() < recipe.slip:
+            _slip(rng, world, belief, op, script, thought, step, verb)
+            continue
+        script.turn(thought, _command(step, verb, op), _apply(world, belief, step, verb, op), 1.0)
+    return None
+
+
+def _command(step: Step, verb: Verb, op: Op) -> str:
+    if op.name == "do":
+        return f"{verb.word} {op.object}" if step.kind == "use" else f"{verb.word} {op.object} {verb.preposition} {op.place}"
+    return f"go to {op.place}" if op.name == "go" else f"{op.name} {op.place}"
+
+
+def _apply(world: Guided, belief: Belief, step: Step, verb: Verb, op: Op) -> str:
+    """Carry out an operation and take in what it showed."""
+    if op.name == "do":
+        answer = world.carry_out(step, verb, op)
+        belief.complete(step, op) if answer != NOTHING else belief.nothing(op)
+        return answer
+    answer = world.act(_command(step, verb, op))
+    if answer == NOTHING:
+        belief.nothing(op)
+        return answer
+    place = world.places[op.place]
+    contents = world.contents(op.place) if world.reachable(place) else None
+    belief.arrive(op.place, contents) if op.name == "go" else belief.see(op.place, contents)
+    return answer
+
+
+def _slip(
+    rng: random.Random, world: Guided, belief: Belief, op: Op, script: _Script, thought: str, step: Step, verb: Verb
+) -> None:
+    """A wrong action, not learned: another place, the same place again, a thing that is not there."""
+    other = rng.choice(belief.places)
+    wrong = rng.choice((Op("go", other), Op("go", belief.at or other), Op("open", other), Op("examine", other)))
+    if wrong.place == op.place and wrong.name == op.name:
+        return
+    if wrong.name == "go" and wrong.place != belief.at:
+        answer = _apply(world, belief, step, verb, wrong)
+    elif belief.near(wrong.place) and wrong.name != "go":
+        answer = _apply(world, belief, step, verb, wrong)
+    else:
+        answer = NOTHING
+    script.turn(thought, _command(step, verb, wrong), answer, 0.0)
+
+
+def _wander(rng: random.Random, house: House, layout: Layout, source: str) -> Example:
+    """Aimless play with real verbs: look into places, take a thing and put it back where it was, switch on a lamp with empty hands."""
+    world = World(house)
+    script = _start(layout, house, rng.choice(("look around.", "look around the room.", "see what is here.")), [])
+    number = 0
+    for _ in range(rng.randint(4, 10)):
+        number += 1
+        place = rng.choice([name for name in _place_names(house) if name != world.at])
+        kind = kind_of(place)
+        script.turn(f"{number}. {kind}: look at {kind}", f"go to {place}", world.act(f"go to {place}"), 1.0)
+        here = world.here(place)
+        if here and not world.reachable(here):
+            script.turn(f"{number}. {kind}: look at {kind}", f"open {place}", world.act(f"open {place}"), 1.0)
+        things = [world.things[name] for name in world.contents(place)]
+        lamps = [thing.name for thing in things if "toggleable" in thing.traits]
+        loose = [thing for thing in things if "pickupable" in thing.traits and (kind, thing.kind) in house.accepts]
+        if lamps and rng.random() < 0.5:
+            number += 1
+            command = f"use {lamps[0]}"
+            script.turn(f"{number}. {kind_of(lamps[0])}: use at {kind}", command, world.act(command), 1.0)
+        elif loose and rng.random() < 0.6:
+            thing = rng.choice(loose)
+            for verb, preposition in (("take", "from"), ("move", "to")):
+                number += 1
+                command = f"{verb} {thing.name} {preposition} {place}"
+                script.turn(f"{number}. {thing.kind}: {verb} {preposition} {kind}", command, world.act(command), 1.0)
+    return script.example(source)
