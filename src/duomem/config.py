@@ -11,16 +11,13 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from duomem.errors import ConfigError
+from duomem.errors import ConfigError, UsageError
 from duomem.registry import component
 from duomem.types import digest
-
-Arm = Literal["none", "format_only", "memory", "adapter", "both", "decoy", "teacher"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
 
 
 class Table(BaseModel):
@@ -132,8 +129,8 @@ class EvaluateTable(Table):
     """How many games, as a seeded sample; 0: all."""
     seed: int = 0
     """Seed of the sample, of the episodes and of the bootstrap."""
-    arms: tuple[Arm, ...] = ARMS
-    """The arms to play. Those that need a part which the run does not have are left out."""
+    arms: tuple[str, ...] = ("none", "format_only", "memory", "adapter", "both", "decoy", "teacher")
+    """The arms to play; both_decoy and no_same_room are there too. Arms that need a part the run lacks are left out."""
 
 
 class Settings(BaseModel):
@@ -153,7 +150,10 @@ class Settings(BaseModel):
 
     def options(self, table: str) -> dict[str, Any]:
         """The keys of a table that are its component's own, in full: what `Config(**...)` takes."""
-        return _component_options(table, getattr(self, table).model_dump(mode="json"))
+        content = getattr(self, table).model_dump(mode="json")
+        if KIND_OF[table] == "models" and "layout" not in content:
+            content["layout"] = self.student.layout  # a model that speaks in a layout speaks in the student's
+        return _component_options(table, content)
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, the components' defaults too; no table for a part that is absent."""
@@ -185,6 +185,15 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Settings from a TOML file (None: the defaults) and `table.key=value` overrides. Raises `ConfigError`."""
     source = str(path) if path else "--set"
     return settings_of(override(read(path) if path else {}, overrides), source)
+
+
+def shipped(name: str) -> Path:
+    """A config of this repository: configs/<name>.toml here or in the source tree. Raises `ConfigError`."""
+    for folder in (Path(), Path(__file__).resolve().parents[2]):
+        path = folder / "configs" / f"{name}.toml"
+        if path.is_file():
+            return path
+    raise ConfigError(f"configs/{name}.toml is not here. It is part of the source tree: run the command there.")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -228,6 +237,7 @@ def settings_of(tables: Mapping[str, Any], source: str) -> Settings:
         settings = Settings.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(_sentence(error, source, "")) from error
+    _check_arms(settings, source)
     for table in KIND_OF:
         if getattr(settings, table) is not None:
             try:
@@ -235,6 +245,15 @@ def settings_of(tables: Mapping[str, Any], source: str) -> Settings:
             except ValidationError as error:
                 raise ConfigError(_sentence(error, source, f"{table}.")) from error
     return settings
+
+
+def _check_arms(settings: Settings, source: str) -> None:
+    from duomem.scores import arms_named  # brings numpy, which --help can do without
+
+    try:
+        arms_named(settings.evaluate.arms)
+    except UsageError as error:
+        raise ConfigError(f"{source}: evaluate.arms: {error}") from error
 
 
 def component_config(table: str, content: Mapping[str, Any]) -> type[BaseModel] | None:

@@ -1,15 +1,17 @@
 """The run folder: where each verb keeps what it made, and whether that is still made from the same inputs.
 
 In: a folder and, the first time, settings. Out: paths, the folders of the seeds, and `done`/`record`, which compare hashes of
-inputs so that a verb is skipped or redone. Layout: `config.toml journal.sqlite remember/ tune/ evaluate/ report.* steps.json`; a
-run of several seeds holds one such folder per seed in `seed<N>/`. Not here: the work itself.
+inputs so that a verb is skipped or redone. Layout: `config.toml steps.json journal.sqlite remember/ tune/ evaluate/ report.*`;
+a run of several seeds holds one such folder per seed in `seed<N>/`. Not here: the work itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ class RunFolder:
 
     root: Path
     settings: Settings
+    home: Path | None = None
+    """The folder of the whole run, where this is one seed of it."""
 
     @property
     def journal(self) -> Path:
@@ -47,8 +51,13 @@ class RunFolder:
         return self.root / "evaluate"
 
     @property
+    def results(self) -> Path:
+        return self.evaluation / "results.json"
+
+    @property
     def games(self) -> Path:
-        return self.root / "games"
+        """Games that the run wrote for itself; its seeds share them."""
+        return (self.home or self.root) / "games"
 
     def seeds(self) -> list[RunFolder]:
         """One folder per seed; a run of one seed is its own."""
@@ -57,7 +66,7 @@ class RunFolder:
 
     def _seed(self, seed: int) -> RunFolder:
         run = self.settings.run.model_copy(update={"seed": seed, "seeds": ()})
-        folder = RunFolder(self.root / f"seed{seed}", self.settings.model_copy(update={"run": run}))
+        folder = RunFolder(self.root / f"seed{seed}", self.settings.model_copy(update={"run": run}), self.root)
         folder.write_config()
         return folder
 
@@ -83,10 +92,19 @@ class RunFolder:
         replace(self.root / "steps.json", json.dumps(steps, indent=1))
         return result
 
-    def pinned(self, verb: str) -> str | None:
-        """The inputs that the verb was last run with."""
-        step = self._steps().get(verb)
-        return step["inputs"] if step else None
+    @contextmanager
+    def clock(self, verb: str, inputs: str) -> Iterator[Callable[[], float]]:
+        """Wall-clock seconds spent on a verb with these inputs, by earlier commands that were interrupted too."""
+        name, started = f"{verb}.seconds", time.monotonic()
+        before = self.done(name, inputs) or {"seconds": 0.0}
+
+        def total() -> float:
+            return round(float(before["seconds"]) + time.monotonic() - started, 2)
+
+        try:
+            yield total
+        finally:
+            self.record(name, inputs, {"seconds": total()})
 
     def _steps(self) -> dict[str, Any]:
         path = self.root / "steps.json"
@@ -99,13 +117,17 @@ class RunFolder:
         return steps
 
 
-def open_run(root: Path, source: Path | None = None, overrides: Sequence[str] = ()) -> RunFolder:
-    """The run in a folder, made from `source` the first time; later its own config.toml counts, unless `source` replaces it."""
+def open_run(root: Path, source: Path | None = None, overrides: Sequence[str] = (), *, keep: bool = True) -> RunFolder:
+    """The run in a folder, made from `source` the first time; later its own config.toml counts, unless `source` replaces it.
+
+    Without `keep`, overrides hold for this command only. Raises `ConfigError` for a folder that is no run yet.
+    """
     own = root / "config.toml"
     if source is None and not own.is_file():
         raise ConfigError(f"{root} is no run folder yet. Start one with --config FILE (duomem init writes such a file).")
     run = RunFolder(root, config.load(source or own, overrides))
-    run.write_config()
+    if keep:
+        run.write_config()
     return run
 
 

@@ -1,7 +1,7 @@
 """The command line: `duomem VERB`. Each verb is a function of the pipeline and a folder in the run directory.
 
-In: arguments. Out: a result on stdout (one JSON object with --json), progress and errors on stderr, an exit code. Heavy libraries are
-imported by the verbs that need them, so that `duomem --help` is quick.
+In: arguments. Out: a result on stdout (one JSON object with --json), progress and errors on stderr, an exit code. Heavy
+libraries are imported by the verbs that need them, so that `duomem --help` is quick.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ One recorded log of a teacher becomes procedural memories and a LoRA adapter; th
 
 Start with: duomem demo
 
-Exit codes: 0 done; 1 error; 2 wrong option, config key, component or path; 3 data that cannot be used; 4 a model, disk or process
-failed; 5 ended with work left (run it again); 130 interrupted (run it again).
+Exit codes: 0 done; 1 error; 2 wrong option, config key, component or path; 3 data that cannot be used; 4 a model, disk or
+process failed; 5 ended with work left (run it again); 130 interrupted (run it again).
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
@@ -37,9 +37,8 @@ def main() -> None:
     except DuomemError as error:
         sys.exit(failed(error))
     except OSError as error:  # a full disk, a lost mount, missing rights: the user's to solve, like our own errors
-        sys.exit(
-            failed(InfraError(f"{error.strerror or error}: {error.filename or 'a file of the run'}. Run the command again."))
-        )
+        words = f"{error.filename or 'A file of the run'}: {error.strerror or error}. Then run the command again."
+        sys.exit(failed(InfraError(words)))
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             interrupted(argv)

@@ -1,13 +1,12 @@
 """What the commands share in talking to a person or a program: progress and errors on stderr, results on stdout.
 
-In: progress calls, results, errors. Out: bars with rate and time left, a table or one line of JSON. Not here: what a command does.
+In: progress calls, results, errors. Out: bars with rate and time left, words or one line of JSON. Not here: any command.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,8 +116,3 @@ def interrupted(argv: list[str]) -> int:
     terminal.err.print(Text("Interrupted. What was finished is kept; the same command goes on from there:", style="yellow"))
     terminal.err.print(f"  {shlex.join(['duomem', *argv])}", markup=False)
     return INTERRUPTED
-
-
-def flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

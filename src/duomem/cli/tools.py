@@ -95,7 +95,7 @@ def games(
 
       duomem games data --split second_unseen --n 240 --seed 7
     """
-    from duomem.games import write_games
+    from duomem.games.write import write_games
 
     started = time.monotonic()
     with bars() as progress:

@@ -125,9 +125,9 @@ def demo(
 
       duomem demo --run runs/smaller --set evaluate.games=20
     """
-    from duomem.pipeline import demo_config
+    from duomem.config import shipped
 
-    config = None if (run / "config.toml").is_file() else demo_config()
+    config = None if (run / "config.toml").is_file() else shipped("demo")
     _verb("distill", run, config, sets)
 
 
@@ -135,10 +135,10 @@ def _verb(name: str, run: Path, config: Path | None, sets: list[str] | None, **m
     """Open the run, call the pipeline's function of that name, print what it returns."""
     from duomem import pipeline
     from duomem.rundir import open_run
+    from duomem.talk import Done, Talk
 
-    function: Callable[..., pipeline.Done] = getattr(pipeline, name)
-    transient = more.get("out") is not None or more.get("data") is not None
-    folder = open_run(run, config, sets or (), keep=not transient)
+    function: Callable[..., Done] = getattr(pipeline, name)
+    folder = open_run(run, config, sets or (), keep=more.get("out") is None)
     with bars() as progress:
-        done = function(folder, pipeline.Talk(progress, terminal.note), **{key: value for key, value in more.items() if value})
+        done = function(folder, Talk(progress, terminal.note), **{key: value for key, value in more.items() if value})
     terminal.result(done.data, done.words)

@@ -1,0 +1,125 @@
+"""Builds what a config names: environments, players, banks.
+
+In: a run folder's settings. Out: the components, wired together; `Parts` keeps loaded models and banks and closes them.
+Not here: the order of the work (`duomem.pipeline`) and the components themselves.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from duomem import embed
+from duomem.agent import Player
+from duomem.bank import Bank
+from duomem.config import Settings
+from duomem.envs import Env
+from duomem.errors import UsageError
+from duomem.memory import MemoryStrategy
+from duomem.models import Model
+from duomem.prompts import Layout, load_layout
+from duomem.registry import component
+from duomem.rundir import RunFolder
+from duomem.types import Budget, Sampling
+
+
+def build(kind: str, name: str, options: dict[str, Any]) -> Any:
+    """A component from its own options."""
+    module = component(kind, name)
+    return module.build(module.Config(**options))
+
+
+def environment(run: RunFolder, data: Path | None = None) -> Env:
+    """The run's environment: on `data` where it is given, else on the config's data root, else on the games the run wrote."""
+    settings = run.settings
+    options = settings.options("env")
+    takes_root = "data_root" in component("envs", settings.env.name).Config.model_fields
+    if data is not None and not takes_root:
+        raise UsageError(f"--data {data}: the environment {settings.env.name!r} has no data root.")
+    if data is not None:
+        options["data_root"] = str(data)
+    elif settings.games and takes_root and not options.get("data_root"):
+        options["data_root"] = str(run.games)
+    env: Env = build("envs", settings.env.name, options)
+    return env
+
+
+def layout(settings: Settings) -> Layout:
+    return load_layout(settings.student.layout)
+
+
+def strategy(settings: Settings, model: Model | None = None) -> MemoryStrategy | None:
+    """The memory strategy; None where the config has no memory or shows none. A model that can count tokens does."""
+    table = settings.memory
+    if table is None or table.k == 0:
+        return None
+    module, count = component("memory", table.name), getattr(model, "count", None)
+    config = module.Config(**settings.options("memory"))
+    made: MemoryStrategy = module.build(config, count=count) if count else module.build(config)
+    return made
+
+
+class Parts:
+    """Loaded models and banks of one command, each once. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._models: dict[str, Model] = {}
+        self._banks: dict[Path, Bank] = {}
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.close()
+
+    def model(self, name: str, options: dict[str, Any]) -> Model:
+        key = f"{name} {sorted(options.items())}"
+        if key not in self._models:
+            model: Model = build("models", name, options)
+            self._open.callback(model.close)
+            self._models[key] = model
+        return self._models[key]
+
+    def bank(self, run: RunFolder) -> Bank | None:
+        """The bank of one seed, opened for its embedder and layout; None where the run has no memories."""
+        table = run.settings.memory
+        if strategy(run.settings) is None or table is None:
+            return None
+        if run.bank not in self._banks:
+            if not run.bank.is_file():
+                raise UsageError(f"{run.bank} is not there yet. Run first: duomem remember {run.home or run.root}")
+            bank = Bank.open(run.bank, embed.build(table.embedder), layout(run.settings).hash)
+            self._open.callback(bank.close)
+            self._banks[run.bank] = bank
+        return self._banks[run.bank]
+
+    def teacher(self, run: RunFolder, env: Env) -> Player:
+        settings, table = run.settings, run.settings.teacher
+        return Player(
+            env,
+            self.model(table.model, settings.options("teacher")),
+            layout(settings),
+            sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),
+            max_steps=settings.rollout.max_steps,
+            timeout_s=settings.rollout.timeout_s,
+        )
+
+    def student(self, run: RunFolder, env: Env, adapter: Path | None = None) -> Player:
+        """The student of one seed with its memories, and with an adapter where one is given."""
+        settings, table, memory = run.settings, run.settings.student, run.settings.memory
+        options = settings.options("student") | ({"adapter": str(adapter)} if adapter else {})
+        model, bank = self.model(table.model, options), self.bank(run)
+        return Player(
+            env,
+            model,
+            layout(settings),
+            strategy=strategy(settings, model),
+            bank=bank.view() if bank else None,
+            budget=Budget(memory.k, memory.floor, memory.tokens) if memory else Budget(k=0),
+            sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),
+            max_steps=settings.rollout.max_steps,
+            timeout_s=settings.rollout.timeout_s,
+        )

@@ -1,0 +1,201 @@
+"""The pipeline, a line per arrow: games -> collect -> remember -> tune -> evaluate -> report; `distill` is all of them.
+
+In: a run folder and somewhere to talk to. Out: per verb a folder or file of the run and a `Done`. A verb whose inputs are those
+of last time is not done again; a cut one goes on where it stopped. Not here: how any of it works.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from duomem import embed, parts
+from duomem.agent import Player
+from duomem.bank import Bank
+from duomem.envs import Env
+from duomem.errors import Incomplete, LeakError
+from duomem.evaluate import sample
+from duomem.journal import Journal
+from duomem.rollout import Job, Progress, Rollout, rollout
+from duomem.rundir import RunFolder, key
+from duomem.talk import SILENT, Done, Talk
+from duomem.types import StopReason, Task, Trajectory, run_hash
+
+EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
+"""No memory, training run or teacher's episode comes from these."""
+
+Result = dict[str, Any]
+
+
+def distill(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """The whole job. What is done already is not done again."""
+    games(run, talk)
+    collect(run, talk)
+    remember(run, talk)
+    tune(run, talk)
+    evaluate(run, talk)
+    return report(run, talk)
+
+
+def games(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """Write the games that the config asks for into the run folder."""
+    specs = run.settings.games
+    inputs = key({split: spec.model_dump() for split, spec in specs.items()})
+    if not specs or run.done("games", inputs):
+        return Done()
+    from duomem.games.write import write_games
+
+    for split, spec in specs.items():
+        write_games(run.games, split, spec.n, spec.seed, progress=partial(_count, talk, f"games {split}"))
+    return Done(run.record("games", inputs, {split: spec.n for split, spec in specs.items()}))
+
+
+def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """The teacher's episodes, in the journal."""
+    games(run, talk)
+    return _each_seed(run, lambda seed: _collect(seed, talk), "{won} of {episodes} teacher episodes were won")
+
+
+def remember(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """Memories from the teacher's successes, in the bank."""
+    return _each_seed(
+        run, lambda seed: _remember(seed, talk), "{memories} memories from {trajectories} episodes, {bytes} bytes"
+    )
+
+
+def tune(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """An adapter from the teacher's successes."""
+    return _each_seed(run, lambda seed: _tune(seed, talk), "{parameters} trained parameters, {examples} examples, {seconds} s")
+
+
+def evaluate(run: RunFolder, talk: Talk = SILENT, *, data: Path | None = None, out: Path | None = None) -> Done:
+    """The arms on the same games; with `data`, on another root. `out` gets the results and a report of its own."""
+    from duomem import grid
+
+    return grid.evaluate(run, talk, data, out)
+
+
+def report(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """report.json, report.md and report.html of the run's evaluation."""
+    from duomem import grid
+
+    return grid.write_report(run, run)
+
+
+def teacher_tasks(run: RunFolder, env: Env) -> list[Task]:
+    """The tasks the teacher gets: the seeded sample of its split. Raises `LeakError` for an evaluation split."""
+    table = run.settings.teacher
+    if table.split in (*EVALUATION_SPLITS, run.settings.evaluate.split):
+        raise LeakError(
+            f"teacher.split = {table.split!r} is for evaluation: memories and adapters made from it would know the answers. "
+            "Set teacher.split to training tasks, or evaluate on another split."
+        )
+    tasks, _ = sample(env.tasks(table.split), table.tasks, run.settings.run.seed)
+    return tasks
+
+
+def _each_seed(run: RunFolder, work: Callable[[RunFolder], Result], words: str) -> Done:
+    results = {seed.root.name if seed.home else "": work(seed) for seed in run.seeds()}
+    lines = [
+        (f"{name}: " if name else "") + (words.format(**data) if data else "nothing to do") for name, data in results.items()
+    ]
+    shown = {name: {key: value for key, value in data.items() if key not in _LONG} for name, data in results.items()}
+    return Done(shown.get("", shown), "\n".join(lines))
+
+
+_LONG = ("tasks", "losses")
+"""Results that programs find in steps.json and that are too long to print."""
+
+
+def _collect(run: RunFolder, talk: Talk) -> Result:
+    settings, env = run.settings, parts.environment(run)
+    tasks, attempts = teacher_tasks(run, env), range(settings.teacher.attempts)
+    phase = f"collect/{_how_collected(run)}"
+    inputs = key(phase, [(task.id, task.data_hash) for task in tasks], len(attempts))
+    if found := run.done("collect", inputs):
+        talk.note(f"{run.root}: the teacher's episodes are there already.")
+        return found
+    jobs = [Job(task, attempt) for task in tasks for attempt in attempts]
+    with run.clock("collect", inputs) as clock, Journal.open(run.journal) as journal, parts.Parts() as loaded:
+        played = play(run, jobs, loaded.teacher(run, env), journal, phase, talk)
+    ended(played, f"duomem collect {run.home or run.root}")
+    result = {
+        "episodes": len(played.trajectories),
+        "won": sum(trajectory.won for trajectory in played.trajectories),
+        "phase": phase,
+        "content_hash": run_hash(played.trajectories),
+        "seconds": clock(),
+        "tasks": [task.id for task in tasks],
+    }
+    return run.record("collect", inputs, result)
+
+
+def _how_collected(run: RunFolder) -> str:
+    """A hash of what decides a teacher's episode, beside the task: other settings are another phase of the journal."""
+    settings = run.settings
+    teacher = settings.teacher.model_dump(mode="json", exclude={"split", "tasks", "attempts"}) | settings.options("teacher")
+    env = {name: value for name, value in settings.options("env").items() if name != "data_root"}
+    return key(teacher, env, parts.layout(settings).hash, settings.run.seed, settings.rollout.max_steps)
+
+
+def successes(run: RunFolder) -> list[Trajectory]:
+    """The teacher's won episodes on the tasks of the present sample."""
+    collected = run.result("collect")
+    tasks = set(collected["tasks"])
+    with Journal.open(run.journal, readonly=True) as journal:
+        return [won for won in journal.trajectories(collected["phase"], won=True) if won.task.id in tasks]
+
+
+def _remember(run: RunFolder, talk: Talk) -> Result:
+    settings, strategy = run.settings, parts.strategy(run.settings)
+    table = settings.memory
+    if strategy is None or table is None:
+        return {}
+    embedder, layout = embed.build(table.embedder), parts.layout(settings)
+    how = [table.name, settings.options("memory"), embedder.revision, layout.hash]
+    inputs = key(run.result("collect")["content_hash"], *how)
+    if run.bank.is_file() and (found := run.done("remember", inputs)):
+        talk.note(f"{run.root}: the bank is there already.")
+        return found
+    trajectories = successes(run)
+    shutil.rmtree(run.bank.parent, ignore_errors=True)
+    draft = run.bank.with_name("draft.sqlite")
+    with (
+        run.clock("remember", inputs) as clock,
+        Bank.create(draft, embedder, layout.hash, splits=(settings.teacher.split,)) as bank,
+    ):
+        for number, trajectory in enumerate(trajectories, 1):
+            bank.apply(strategy.write(trajectory, bank.view(), None))
+            talk.progress("remember", number, len(trajectories), "")
+        memories, content = len(bank.view()), bank.view().content_hash
+    draft.rename(run.bank)
+    size = run.bank.stat().st_size
+    result = {"memories": memories, "trajectories": len(trajectories), "bytes": size, "content_hash": content}
+    return run.record("remember", inputs, result | {"seconds": clock()})
+
+
+def play(run: RunFolder, jobs: Sequence[Job], player: Player, journal: Journal, phase: str, talk: Talk) -> Rollout:
+    """Play jobs as the run's config says and show how far it is."""
+
+    def show(now: Progress) -> None:
+        talk.progress(
+            phase.split("/")[0], now.done, now.total, f"won {now.won}" + (f", errors {now.errors}" if now.errors else "")
+        )
+
+    return rollout(jobs, player, journal=journal, phase=phase, concurrency=run.settings.rollout.concurrency, progress=show)
+
+
+def ended(played: Rollout, again: str) -> None:
+    """Raises `KeyboardInterrupt` after Ctrl-C and `Incomplete` where an episode has no outcome."""
+    if played.stopped is StopReason.INTERRUPTED:
+        raise KeyboardInterrupt
+    if played.undone:
+        first = f" The first said: {played.errors[0].error}" if played.errors else ""
+        raise Incomplete(f"{len(played.undone)} episodes have no outcome yet.{first} Play them with: {again}")
+
+
+def _count(talk: Talk, stage: str, done: int, total: int) -> None:
+    talk.progress(stage, done, total, "")
