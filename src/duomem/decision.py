@@ -50,18 +50,23 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to ship. `arm` is empty where nothing could be decided; then `memory` and `adapter` say nothing."""
+    """What to ship. `arm` is empty where nothing could be decided; then `memory` and `adapter` say nothing.
+
+    `words` is the whole decision, `verdict` its first sentence, `reason` the rest; `details` are further sentences.
+    """
 
     memory: bool
     adapter: bool
     arm: str
     words: str
+    verdict: str
+    reason: str
     details: tuple[str, ...]
     rule: str = RULE
 
 
 def undecided(why: str) -> Decision:
-    return Decision(False, False, "", f"No decision: {why}", ())
+    return Decision(False, False, "", f"No decision: {why}", "No decision:", why, ())
 
 
 def best_of(success: Mapping[str, float]) -> str:
@@ -78,13 +83,23 @@ def decide(success: Mapping[str, float], pairs: Mapping[str, Pair], detectable: 
         return undecided("none of the arms none, memory, adapter and both was played.")
     smaller = measured[: measured.index(best)]
     chosen = next((arm for arm in smaller if pairs[f"{best}-{arm}"].includes_zero), best)
-    details = [_reason(chosen, best, smaller, success, pairs), *_effects(pairs, chosen)]
+    reason = _reason(chosen, best, smaller, success, pairs)
+    details = _effects(pairs, chosen)
     left_out = [arm for arm in ORDER if arm not in success]
     if left_out:
         details.append(f"Not measured: {', '.join(left_out)}.")
-    details.append(f"Differences of less than about {100 * detectable:.1f} points cannot be told from chance with these games.")
-    words = " ".join([_VERDICTS[chosen], details[0]])
-    return Decision(chosen in ("memory", "both"), chosen in ("adapter", "both"), chosen, words, tuple(details[1:]))
+    details.append(
+        f"A true difference of less than about {100 * detectable:.1f} points would often be missed with these games."
+    )
+    return Decision(
+        memory=chosen in ("memory", "both"),
+        adapter=chosen in ("adapter", "both"),
+        arm=chosen,
+        words=f"{_VERDICTS[chosen]} {reason}",
+        verdict=_VERDICTS[chosen],
+        reason=reason,
+        details=tuple(details),
+    )
 
 
 def _reason(chosen: str, best: str, smaller: Sequence[str], success: Mapping[str, float], pairs: Mapping[str, Pair]) -> str:

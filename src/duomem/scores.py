@@ -195,7 +195,7 @@ class Results:
 
     def to_json(self) -> str:
         """Canonical text: the same results give the same bytes."""
-        return json.dumps(json.loads(dump(self)), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(json.loads(dump(self)), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "results.json") -> Results:
