@@ -1,4 +1,4 @@
-"""Statistics of games, generated beside official: `python -m duomem.games.stats OFFICIAL_FOLDER [--games 2800] [--seed 5]`.
+"""Statistics of games, generated beside official: `python -m duomem.games.stats FOLDER [--games 2800] [--seed 5] [--play]`.
 
 In: a folder of games in the official layout (the 140 of valid_seen). Out: a Markdown table of their means beside those of games
 generated in training rooms with the same mix of task types, and of games generated for the same rooms and goals. It measures;
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from duomem.games.measure import place_class
@@ -22,6 +22,9 @@ from duomem.games.spec import KINDS, TWO, GameSpec, Item
 from duomem.games.tables import tables
 
 Measure = Callable[[GameSpec], float]
+
+CAP = 60
+"""Steps after which the searcher is stopped."""
 
 
 def goal_items(game: GameSpec) -> list[Item]:
@@ -138,6 +141,22 @@ def _mean(games: Sequence[GameSpec], measure: Measure) -> float:
     return sum(measure(game) for game in games) / len(games) if games else 0.0
 
 
+def searcher_steps(game: GameSpec, cap: int = CAP) -> int:
+    """Steps of the expert searcher in the pure-Python twin of the engine, acting on what it sees; `cap` if it has not won."""
+    from duomem.envs.household import House, World
+    from duomem.models.expert import decide, procedure
+
+    house = House.from_pddl(game.pddl(), game.task_text)
+    world = World(house)
+    places = tuple(place.name for place in house.places if place.location)
+    steps = procedure(game.task_text, places)
+    history: list[tuple[str, str]] = []
+    while not world.won and len(history) < cap:
+        _, command = decide(places, steps, history)
+        history.append((command, world.act(command)))
+    return len(history)
+
+
 def generated_like(official: Sequence[GameSpec], times: int, seed: int) -> tuple[list[GameSpec], list[GameSpec]]:
     """Generated games: for the same rooms and goals as `official`, and freely in training rooms for the same task types."""
     rng = random.Random(seed)
@@ -146,7 +165,7 @@ def generated_like(official: Sequence[GameSpec], times: int, seed: int) -> tuple
     return same, free
 
 
-def table(columns: dict[str, Sequence[GameSpec]]) -> str:
+def table(columns: Mapping[str, Sequence[GameSpec]]) -> str:
     """A Markdown table of `statistics`, one column each."""
     measured = {name: statistics(games) for name, games in columns.items()}
     lines = ["| mean over games | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
@@ -162,12 +181,19 @@ def main() -> None:
     parser.add_argument("official", type=Path)
     parser.add_argument("--games", type=int, default=2800, help="generated games a column, about")
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--play", action="store_true", help="also let the expert searcher play every game (some minutes)")
     options = parser.parse_args()
     official = list(read_games(options.official))
     if not official:
         parser.error(f"no game.tw-pddl below {options.official}")
     same, free = generated_like(official, max(options.games // len(official), 1), options.seed)
-    print(table({"official": official, "generated, same rooms and goals": same, "generated, training rooms": free}))
+    columns = {"official": official, "generated, same rooms and goals": same, "generated, training rooms": free}
+    print(table(columns))
+    if options.play:
+        print(f"\nThe expert searcher's steps (mean, {CAP} where it has not won) and its success within 30 steps:")
+        for name, games in columns.items():
+            steps = [searcher_steps(game) for game in games]
+            print(f"{name}: {sum(steps) / len(steps):.2f} steps, {sum(n <= 30 for n in steps) / len(steps):.3f}")
     again = generated_like(official, 1, options.seed + 1)[0]
     far, near = place_distance(official, same), place_distance(again, same)
     print("\nP(receptacle type | object type), mean total variation distance from the generated games:")
