@@ -176,7 +176,7 @@ class MiniLM(_PerText):
 
     def __init__(self) -> None:
         super().__init__(384)
-        self._folder = _minilm_folder()
+        self._folder = minilm_folder()
         self._load_lock = threading.Lock()
         self._loaded: tuple[Any, Any, Any] | None = None
 
@@ -213,7 +213,7 @@ class MiniLM(_PerText):
         return torch, tokenizer, model.eval()
 
 
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
     """Where the packaged weights lie. The package is not imported: its loader would want sentence-transformers (300 MB)."""
     for library in (_PACKAGE, "torch", "transformers"):
         if importlib.util.find_spec(library) is None:

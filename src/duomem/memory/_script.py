@@ -126,17 +126,21 @@ def _classes(visited: Sequence[str], found: Entity | None) -> str:
 
 
 def transcript(found: Sequence[Event], words: int) -> str:
-    """The steps and the commands right before them at the same place, each with the first `words` words of its observation."""
-    lines: list[str] = []
+    """The steps, and before each the commands at its place that led to it; every observation cut to its first `words` words."""
+    shown: list[Event] = []
     previous = -1
     for position in steps(found):
+        step = found[position]
         start = position
-        while start > previous + 1 and found[start - 1].at == found[position].at:
+        while start > previous + 1 and found[start - 1].at == step.at:
             start -= 1
-        for event in found[start : position + 1]:
-            lines += [f"> {event.command}", _cut(event.observation, words)]
+        # A door opened during an earlier search stays open, so the command that opened it belongs to the way there.
+        told = {event.command for event in shown}
+        earlier = [event for event in found[:start] if not event.object and event.at == step.at and event.command not in told]
+        way = {event.command: event for event in (*earlier, *found[start:position])}
+        shown += [*way.values(), step]
         previous = position
-    return "\n".join(lines)
+    return "\n".join(line for event in shown for line in (f"> {event.command}", _cut(event.observation, words)))
 
 
 def _cut(text: str, words: int) -> str:
