@@ -461,7 +461,7 @@ def test_dev_games_of_the_archive_look_like_generated_dev_games(tmp_path: Path) 
         rooms = {str(number) for number in ROOMS["dev"]}
         packed.extractall(tmp_path, [m for m in packed if rooms & set(m.name.replace("/", "-").split("-"))], filter="data")
     games = [read_game(path) for path in sorted(tmp_path.rglob("game.tw-pddl"))[::3]]
-    assert {game.scene for game in games} == set(ROOMS["dev"])
+    assert {game.scene for game in games} <= set(ROOMS["dev"])
     assert len(games) > 50
     same, _ = generated_like(games, 2, 1)
     for name, tolerance in {"objects": 3.0, "receptacles": 2.0, "receptacles searched at random": 1.2}.items():
