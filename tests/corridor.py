@@ -20,8 +20,9 @@ class Corridor:
         on_open: Callable[[Task], None] = lambda task: None,
         on_step: Callable[[Task, int, str], None] = lambda task, step, command: None,
         drift: str = "",
+        numbered: bool = False,
     ) -> None:
-        self.n, self.on_open, self.on_step, self.drift = n, on_open, on_step, drift
+        self.n, self.on_open, self.on_step, self.drift, self.numbered = n, on_open, on_step, drift, numbered
         self.opened = self.closed = 0
 
     def tasks(self, split: str) -> Sequence[Task]:
@@ -42,7 +43,7 @@ class Corridor:
 class Walk:
     def __init__(self, env: Corridor, task: Task) -> None:
         number = int(task.id.rsplit("/", 1)[1])
-        self.env, self.task = env, task
+        self.env, self.task, self.number = env, task, number
         self.length = 2 + number * 3 % 7
         self.dark = number % 5 == 4
         self.at = self.steps = 0
@@ -50,7 +51,8 @@ class Walk:
 
     def observe(self) -> Observation:
         goal = "find the dark prize." if self.dark else "take the prize."
-        return Observation(f"You are in a corridor of {self.length} steps.{self.env.drift}", goal=goal)
+        sign = f" A sign says {self.number}." if self.env.numbered else ""
+        return Observation(f"You are in a corridor of {self.length} steps.{sign}{self.env.drift}", goal=goal)
 
     def step(self, call: ToolCall) -> Observation:
         if self.over:

@@ -448,5 +448,5 @@ def test_the_scripted_model_fails_and_fills_up_where_it_is_told_to() -> None:
     assert model.reply(words, (), Sampling(max_tokens=4)).usage == Usage(prompt=8, completion=2)
     with pytest.raises(InfraError, match="call 1"):
         model.reply(words, (), Sampling(max_tokens=4))
-    with pytest.raises(ContextFull, match="8 . 5 words exceed the context of 12"):
+    with pytest.raises(ContextFull, match=r"8 \+ 5 words exceed the context of 12"):
         model.reply(words, (), Sampling(max_tokens=5))
