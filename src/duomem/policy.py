@@ -1,7 +1,9 @@
 """A searcher that follows a procedure in a text house, knowing only what observations showed.
 
-In: a procedure (steps on classes of objects and places) and a `Belief` built from what was seen. Out: the next step and the next
-primitive operation. The expert teacher and the maker of pretraining text share it; what differs is who names the steps and in what words.
+In: a procedure (steps on classes of objects and places) and a `Belief` built from what was seen. Out: the next step
+and the next
+primitive operation. The expert teacher and the maker of pretraining text share it; what differs is who names the steps
+and in what words.
 It never reads a world's state.
 """
 
@@ -89,7 +91,8 @@ class Belief:
             self.placed.add(op.object)
 
     def nothing(self, op: Op) -> None:
-        """The operation did nothing. Going in vain means being there already, opening in vain that it does not open; else the place is barred."""
+        """The operation did nothing. Going in vain means being there already, opening in vain that it does not open;
+        else the place is barred."""
         if op.name == "go":
             self.beside.add(op.place)
         elif op.name == "open" and op.place not in self.fixed:
@@ -157,7 +160,8 @@ def _search(belief: Belief, step: Step, closed: frozenset[str]) -> Op:
 
 
 def search_order(places: Sequence[str], kinds: Sequence[str], closed: frozenset[str] = CLOSED_KINDS) -> list[str]:
-    """Every place: those of the named classes in the order of the classes, then open ones, then closed ones; as listed within each."""
+    """Every place: those of the named classes in the order of the classes, then open ones, then closed ones; as listed
+    within each."""
     first = [name for kind in kinds for name in places if kind_of(name) == kind]
     rest = [name for name in places if kind_of(name) not in kinds]
     return first + [name for name in rest if kind_of(name) not in closed] + [name for name in rest if kind_of(name) in closed]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -114,7 +114,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One thing to solve. `id` is split + path (or seed) and is unique in its environment; `data_hash` pins the game's bytes."""
+    """One thing to solve. `id` is split + path (or seed) and is unique in its environment; `data_hash` pins the game's
+    bytes."""
 
     id: str
     split: str
@@ -305,7 +306,8 @@ class EpisodeView:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a recall: at most `k` memories, each at least `floor` similar, `tokens` in all (counted by the caller's counter)."""
+    """Limits of a recall: at most `k` memories, each at least `floor` similar, `tokens` in all (counted by the
+    caller's counter)."""
 
     k: int = 2
     floor: float = -1.0
@@ -338,7 +340,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One episode as one training conversation. `learn[i]` is the loss weight of message i (0 for all but the student's own)."""
+    """One episode as one training conversation. `learn[i]` is the loss weight of message i (0 for all but the
+    student's own)."""
 
     messages: tuple[Message, ...]
     learn: tuple[float, ...]
@@ -361,7 +364,7 @@ class Adapter:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -372,7 +375,8 @@ def dump(value: object) -> str:
 
 def load(kind: type[T], text: str | bytes) -> T:
     """A noun from its JSON text; raises pydantic's ValidationError with the field that is wrong."""
-    return _adapter(kind).validate_json(text)
+    value: T = _adapter(kind).validate_json(text)
+    return value
 
 
 def digest(value: Any) -> str:

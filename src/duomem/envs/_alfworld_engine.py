@@ -102,10 +102,10 @@ class Engine:
                 return self._worlds[key]
         with self._making:  # the translator keeps state in its modules: one game at a time
             world = self._worlds.get(key) or _prepare(name, game(), library)
-        with self._lock:
-            self._worlds[key] = world
-            while len(self._worlds) > self.keep:
-                self._worlds.popitem(last=False)
+            with self._lock:
+                self._worlds[key] = world
+                while len(self._worlds) > self.keep:
+                    self._worlds.popitem(last=False)
         return world
 
     def _take(self) -> Any:

@@ -78,6 +78,7 @@ class AlfworldEnv:
         self._lock = threading.RLock()
         self._catalogues: dict[Path, Catalogue] = {}
         self._looked_at: set[Path] = set()
+        self._opened: set[str] = set()
         self._tasks: dict[str, tuple[Task, ...]] = {}
 
     def __reduce__(self) -> tuple[Callable[[Config], AlfworldEnv], tuple[Config]]:
@@ -92,7 +93,7 @@ class AlfworldEnv:
     def skipped(self) -> dict[str, dict[str, int]]:
         """For each split opened so far: how many games were left out, by reason."""
         with self._lock:
-            return {split: self._catalogue(split).skipped for split in sorted(self._tasks)}
+            return {split: self._catalogue(split).skipped for split in sorted(self._opened)}
 
     def tasks(self, split: str) -> Sequence[Task]:
         with self._lock:
@@ -104,6 +105,7 @@ class AlfworldEnv:
                     games = (game for game in games if (int(catalogue.labels(game).room) in ROOMS["dev"]) is (split == "dev"))
                 sha = catalogue.games
                 self._tasks[split] = tuple([Task(f"{split}/{game}", split, "alfworld", sha[game]) for game in games])
+                self._opened.add(split)
             return self._tasks[split]
 
     def open(self, task: Task) -> AlfworldEpisode:
@@ -132,7 +134,7 @@ class AlfworldEnv:
         for switch in ("official", "dev_from_train", "admissible", "legacy_verbs"):
             said[switch] = str(getattr(self.config, switch)).lower()
         with self._lock:
-            opened = [(split, self.tasks(split)) for split in sorted(self._tasks) if self._checked(split)]
+            opened = [(split, self.tasks(split)) for split in sorted(self._opened) if self._checked(split)]
         for split, tasks in opened:
             official = OFFICIAL.get(split)
             said[f"{split}.games"] = f"{len(tasks)}" + (f" (official: {official})" if official else "")

@@ -1,377 +1,297 @@
 """A text house in pure Python: a twin of ALFWorld's text layer, for tests and for making pretraining text.
 
-In: a `House` (made here from a seed, or read from the PDDL of an ALFWorld game). Out: the same observations, word for word, that
-the real engine gives (a test plays both side by side), about a hundred times faster. It needs no library. It is never the source of a
-result that is shown: those come from the real engine.
+In: a seed, or an ALFWorld game's PDDL. Out: the observations that the real engine gives, word for word (a test plays
+both side by
+side), about a hundred times faster and without any library. It is never the source of a result that is shown: those
+come from the
+real engine. The rules are in `_world`, the nouns in `_house`; this file makes houses, proves them solvable and plays them.
 """
 
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import permutations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from duomem.envs import ACT
+from duomem.envs._house import Goal, House, Place, Thing, listing
+from duomem.envs._world import NOTHING, PROCESS, World
 from duomem.errors import UsageError
 from duomem.types import Labels, Observation, Task, Tool, ToolCall, digest
 
-NOTHING = "Nothing happens."
-PROCESS = {"clean": ("sinkbasin", "clean"), "heat": ("microwave", "hot"), "cool": ("fridge", "cool")}
-_HELP = """
-Available commands:
-  look:                             look around your current location
-  inventory:                        check your current inventory
-  go to (receptacle):               move to a receptacle
-  open (receptacle):                open a receptacle
-  close (receptacle):               close a receptacle
-  take (object) from (receptacle):  take an object from a receptacle
-  move (object) to (receptacle):  place an object in or on a receptacle
-  examine (something):              examine a receptacle or an object
-  use (object):                     use an object
-  heat (object) with (receptacle):  heat an object using a receptacle
-  clean (object) with (receptacle): clean an object using a receptacle
-  cool (object) with (receptacle):  cool an object using a receptacle
-  slice (object) with (object):     slice an object using a sharp object
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A receptacle: its name ("cabinet 3"), class ("cabinet"), and where the agent stands to use it."""
-
-    name: str
-    kind: str
-    location: str
-    openable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """An object: its name ("mug 1"), class, the places it lies in (normally one), and what can be done to it."""
-
-    name: str
-    kind: str
-    places: tuple[str, ...] = ()
-    traits: frozenset[str] = frozenset({"pickupable"})
-    location: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What wins: `count` objects of class `object`, each having `state` (or none), in one place of class `target`; or, with `light`, holding one at a lit lamp."""
-
-    object: str
-    target: str = ""
-    state: str = ""
-    count: int = 1
-    light: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """A house at the start of a game. Places and things are in the engine's order (descending numbers within a class)."""
-
-    places: tuple[Place, ...]
-    things: tuple[Thing, ...]
-    accepts: frozenset[tuple[str, str]]
-    """(place class, object class) pairs that `move` allows."""
-    goal: Goal
-    text: str
-    """The task in words."""
-
-    @property
-    def scene(self) -> str:
-        names = [f"a {place.name}" for place in self.places if place.location]
-        return f"You are in the middle of a room. Looking quickly around you, you see {listing(names)}."
-
-    @classmethod
-    def from_pddl(cls, problem: str, text: str) -> House:
-        """A house from an ALFWorld `pddl_problem` and the task's words. Raises ValueError where a goal is not one of the six types."""
-        return _read_pddl(problem, text)
-
-
-def listing(names: Sequence[str]) -> str:
-    """ "a, b, and c" as the game's grammar joins a list; "nothing" for none."""
-    if not names:
-        return "nothing"
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + ", and " + names[-1]
-
-
-_FACT = re.compile(r"\((\w+) ([^\s()]+)(?: ([^\s()]+))?\)")
-
-
-def _kind(identifier: str) -> str:
-    """The class word of an ALFWorld id, by the package's naming rule: the part before the first bar, plus "basin" for basins."""
-    head = identifier.split("_bar_", 1)[0]
-    return head + ("basin" if "basin" in identifier else "")
-
-
-def _names(identifiers: Iterable[str]) -> dict[str, str]:
-    """Names with numbers: ids sorted, the first of a class gets the highest number (the package's `Demangler`)."""
-    left = Counter(_kind(identifier) for identifier in identifiers)
-    names = {}
-    for identifier in sorted(identifiers):
-        kind = _kind(identifier)
-        names[identifier] = f"{kind} {left[kind]}"
-        left[kind] -= 1
-    return names
-
-
-def _read_pddl(problem: str, text: str) -> House:
-    body, _, goal = problem.lower().partition("(:goal")
-    facts: dict[str, list[tuple[str, str]]] = {}
-    for name, first, second in _FACT.findall(body):
-        facts.setdefault(name, []).append((first, second))
-    traits: dict[str, set[str]] = {}
-    for name in ("pickupable", "cleanable", "heatable", "coolable", "toggleable", "sliceable", "isreceptacleobject"):
-        for first, _ in facts.get(name, ()):
-            traits.setdefault(first, set()).add(name)
-    place_ids = {first for first, _ in facts["receptacletype"]}
-    thing_ids = {first for first, _ in facts.get("objecttype", ())}
-    names = _names(place_ids | thing_ids)
-    where = dict(facts["receptacleatlocation"])
-    openable = {first for first, _ in facts.get("openable", ())}
-    inside: dict[str, list[str]] = {}
-    for thing, place in facts.get("inreceptacle", ()):
-        inside.setdefault(thing, []).append(place)
-    at = dict(facts.get("objectatlocation", ()))
-    strip = "type"
-    places = tuple(
-        Place(names[i], dict(facts["receptacletype"])[i].removesuffix(strip), where.get(i, ""), i in openable)
-        for i in sorted(place_ids)
-    )
-    kinds = dict(facts.get("objecttype", ()))
-    things = tuple(
-        Thing(
-            names[i],
-            kinds[i].removesuffix(strip),
-            tuple(names[place] for place in inside.get(i, ())),
-            frozenset(traits.get(i, ())),
-            at.get(i, ""),
-        )
-        for i in sorted(thing_ids)
-    )
-    accepts = frozenset((a.removesuffix(strip), b.removesuffix(strip)) for a, b in facts.get("cancontain", ()))
-    return House(places, things, accepts, _read_goal(goal), text)
-
-
-def _read_goal(goal: str) -> Goal:
-    objects = re.findall(r"objecttype \?(\w+) (\w+?)type\)", goal)
-    target = re.search(r"receptacletype \?r (\w+?)type\)", goal)
-    if "istoggled" in goal:
-        light = next(kind for variable, kind in objects if variable == "ot")
-        held = next(kind for variable, kind in objects if variable != "ot")
-        return Goal(held, light=light)
-    if not objects or target is None:
-        raise ValueError("the goal is not one of ALFWorld's six task types")
-    state = next((word for fact, word in (("isclean", "clean"), ("ishot", "hot"), ("iscool", "cool")) if fact in goal), "")
-    return Goal(objects[0][1], target[1], state, 2 if "?o2" in goal else 1)
-
-
-_COMMANDS = [
-    ("go", re.compile(r"go to (\w+ \d+)")),
-    ("open", re.compile(r"open (\w+ \d+)")),
-    ("close", re.compile(r"close (\w+ \d+)")),
-    ("take", re.compile(r"take (\w+ \d+) from (\w+ \d+)")),
-    ("move", re.compile(r"move (\w+ \d+) to (\w+ \d+)")),
-    ("process", re.compile(r"(clean|heat|cool) (\w+ \d+) with (\w+ \d+)")),
-    ("use", re.compile(r"use (\w+ \d+)")),
-    ("examine", re.compile(r"examine (\w+ \d+)")),
-    ("slice", re.compile(r"slice (\w+ \d+) with (\w+ \d+)")),
-    ("look", re.compile(r"look")),
-    ("inventory", re.compile(r"inventory")),
-    ("help", re.compile(r"help")),
+__all__ = [
+    "NOTHING",
+    "Config",
+    "Goal",
+    "House",
+    "Household",
+    "Place",
+    "Thing",
+    "World",
+    "build",
+    "listing",
+    "make_house",
+    "solve",
 ]
 
+REVISION = "1"
+"""Raise when the same seed gives another house."""
 
-@dataclass
-class World:
-    """The state of a house being played. `act` is the whole game: a command in, the game's words out."""
 
-    house: House
-    at: str = ""
-    opened: set[str] = field(default_factory=set)
-    held: str = ""
-    states: dict[str, set[str]] = field(default_factory=dict)
-    lit: set[str] = field(default_factory=set)
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    def __post_init__(self) -> None:
-        self.places = {place.name: place for place in self.house.places}
-        self.things = {thing.name: thing for thing in self.house.things}
-        self.inside: dict[str, set[str]] = {thing.name: set(thing.places) for thing in self.house.things}
-        self.lying = {thing.name: thing.location for thing in self.house.things}
+    games: int = Field(default=24, ge=1)
+    """Games in each split; each split has its own."""
+    seed: int = 0
+    """Seed of the houses."""
+    admissible: bool = False
+    """Show the commands that do something (a strong hint, always reported)."""
 
-    def here(self, name: str) -> Place | None:
-        """The place of that name if the agent stands at it."""
-        place = self.places.get(name)
-        return place if place and self.at and place.location == self.at else None
 
-    def reachable(self, place: Place) -> bool:
-        return not place.openable or place.name in self.opened
+SPLITS = ("dev", "second_unseen", "train", "valid_seen", "valid_unseen")
 
-    def contents(self, place: str) -> list[str]:
-        return [thing.name for thing in self.house.things if place in self.inside[thing.name]]
 
-    def describe(self, place: Place) -> str:
-        seen = listing([f"a {name}" for name in self.contents(place.name)])
-        if not place.openable:
-            return f"On the {place.name}, you see {seen}."
-        return f"The {place.name} is open. In it, you see {seen}." if self.reachable(place) else f"The {place.name} is closed."
+def build(config: Config) -> Household:
+    return Household(config)
 
-    def act(self, command: str) -> str:
-        for verb, pattern in _COMMANDS:
-            match = pattern.fullmatch(command)
-            if match:
-                return getattr(self, f"_{verb}")(*match.groups()) or NOTHING
-        return NOTHING
 
-    def _go(self, name: str) -> str | None:
-        place = self.places.get(name)
-        if place is None or not place.location or place.location == self.at:
-            return None
-        self.at = place.location
-        return f"You arrive at {name}. {self.describe(place)}"
+class Household:
+    """Houses made from a seed; see the contract in `duomem.envs`."""
 
-    def _open(self, name: str) -> str | None:
-        place = self.here(name)
-        if place is None or not place.openable or name in self.opened:
-            return None
-        self.opened.add(name)
-        return f"You open the {name}. {self.describe(place)}"
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
-    def _close(self, name: str) -> str | None:
-        place = self.here(name)
-        if place is None or not place.openable or name not in self.opened:
-            return None
-        self.opened.discard(name)
-        return f"You close the {name}."
+    def tasks(self, split: str) -> Sequence[Task]:
+        if split not in SPLITS:
+            raise UsageError(f"The household has no split {split!r}. There are: {', '.join(SPLITS)}.")
+        names = [f"{split}/{number:04d}" for number in range(self._config.games)]
+        return [Task(name, split, "household", digest([REVISION, self._config.seed, name])) for name in names]
 
-    def _take(self, thing: str, name: str) -> str | None:
-        place = self.here(name)
-        held = self.held or place is None or not self.reachable(place)
-        if held or name not in self.inside.get(thing, ()) or "pickupable" not in self.things[thing].traits:
-            return None
-        self.inside[thing].discard(name)
-        self.held, self.lying[thing] = thing, ""
-        return f"You pick up the {thing} from the {name}."
+    def house(self, task: Task) -> House:
+        return make_house(random.Random(f"{self._config.seed}/{task.id}"), int(task.id.rpartition("/")[2]))
 
-    def _move(self, thing: str, name: str) -> str | None:
-        place = self.here(name)
-        if place is None or self.held != thing or not self.reachable(place):
-            return None
-        if (place.kind, self.things[thing].kind) not in self.house.accepts:
-            return None
-        self.inside[thing].add(name)
-        self.held, self.lying[thing] = "", place.location
-        return f"You move the {thing} to the {name}."
+    def open(self, task: Task) -> HouseholdEpisode:
+        return HouseholdEpisode(self.house(task), self._config.admissible)
 
-    def _process(self, verb: str, thing: str, name: str) -> str | None:
-        place = self.here(name)
-        kind, state = PROCESS[verb]
-        trait = {"clean": "cleanable", "heat": "heatable", "cool": "coolable"}[verb]
-        if place is None or place.kind != kind or self.held != thing or trait not in self.things[thing].traits:
-            return None
-        states = self.states.setdefault(thing, set())
-        states.discard({"hot": "cool", "cool": "hot"}.get(state, ""))
-        states.add(state)
-        return f"You {verb} the {thing} using the {name}."
+    def labels(self, task: Task) -> Labels:
+        house = self.house(task)
+        goal = house.goal
+        kind = "look" if goal.light else "two" if goal.count == 2 else goal.state or "simple"
+        return Labels(kind, next(place.kind for place in house.places), goal.object, goal.target or goal.light)
 
-    def _use(self, thing: str) -> str | None:
-        known = self.things.get(thing)
-        if known is None or "toggleable" not in known.traits or not any(self.here(name) for name in self.inside[thing]):
-            return None
-        self.lit.add(thing)
-        return f"You turn on the {thing}."
+    def provenance(self) -> dict[str, str]:
+        return {
+            "env": "household",
+            "revision": REVISION,
+            "seed": str(self._config.seed),
+            "admissible": str(self._config.admissible),
+        }
 
-    def _slice(self, thing: str, knife: str) -> str | None:
-        known = self.things.get(thing)
-        sharp = self.held == knife and self.things[knife].kind in ("knife", "butterknife") if knife in self.things else False
-        if known is None or not sharp or "sliceable" not in known.traits or not self.at or self.lying[thing] != self.at:
-            return None
-        self.states.setdefault(thing, set()).add("sliced")
-        return f"You sliced the {thing} with the {knife}."
 
-    def _examine(self, name: str) -> str | None:
-        place = self.here(name)
-        if place:
-            return self.describe(place)
-        return self._inspect(self.things[name]) if self.held and self.held == name else None
+class HouseholdEpisode:
+    """One play of one house; single use."""
 
-    def _inspect(self, thing: Thing) -> str:
-        states = self.states.get(thing.name, set())
-        if "isreceptacleobject" in thing.traits:
-            return f"This is a normal {thing.name}. In it, you see nothing."
-        words = [word for word in ("hot", "cool") if word in states]
-        words += ["clean"] if "clean" in states else []
-        if words == ["cool"] and "sliced" not in states:
-            words = ["cold"]
-        if not words and "toggleable" in thing.traits:
-            return f"This {thing.name} is {'on' if thing.name in self.lit else 'off'}."
-        described = " and ".join(words) + (" sliced" if "sliced" in states else "")
-        return f"This is a {described.strip()} {thing.name}." if described else f"There's nothing special about {thing.name}."
+    def __init__(self, house: House, admissible: bool) -> None:
+        self._world: World | None = World(house)
+        self._admissible = admissible
+        self._observed = False
 
-    def _look(self) -> str:
-        here = [place.name for place in self.house.places if self.at and place.location == self.at]
-        if here:
-            return f"You are facing the {listing(here)}. Next to it, you see nothing."
-        return "You are in the middle of a room. Looking quickly around you, you see nothing."
+    def observe(self) -> Observation:
+        world = self._open()
+        if self._observed:
+            raise RuntimeError("observe() may be called once, before the first step")
+        self._observed = True
+        return self._observation(world.house.scene, world, world.house.text)
 
-    def _inventory(self) -> str:
-        return f"You are carrying: a {self.held}." if self.held else "You are not carrying anything."
+    def step(self, call: ToolCall) -> Observation:
+        world = self._open()
+        if world.won:
+            raise RuntimeError("the episode is done; open the task again")
+        self._observed = True
+        return self._observation(world.act(call.command), world)
 
-    def _help(self) -> str:
-        return _HELP
+    def tools(self) -> Sequence[Tool]:
+        return (ACT,)
 
-    @property
-    def won(self) -> bool:
-        goal = self.house.goal
-        if goal.light:
-            lit = any(
-                self.here(place) for lamp in self.lit if self.things[lamp].kind == goal.light for place in self.inside[lamp]
-            )
-            return lit and bool(self.held) and self.things[self.held].kind == goal.object
-        for place in self.house.places:
-            if place.kind == goal.target:
-                fit = [name for name in self.contents(place.name) if self._fits(name)]
-                if len(fit) >= goal.count:
-                    return True
-        return False
+    def close(self) -> None:
+        self._world = None
 
-    def _fits(self, name: str) -> bool:
-        goal = self.house.goal
-        return self.things[name].kind == goal.object and (not goal.state or goal.state in self.states.get(name, ()))
+    def _open(self) -> World:
+        if self._world is None:
+            raise RuntimeError("the episode is closed; open the task again")
+        return self._world
 
-    def admissible(self) -> list[str]:
-        """Every command that does something, sorted, as the engine lists them."""
-        commands = ["help", "inventory", "look"]
-        commands += [f"go to {place.name}" for place in self.house.places if place.location and place.location != self.at]
-        for place in self.house.places:
-            if self.here(place.name):
-                commands += self._local(place)
-        for thing in self.house.things:
-            if "toggleable" in thing.traits and any(self.here(name) for name in self.inside[thing.name]):
-                commands.append(f"use {thing.name}")
-            if "sliceable" in thing.traits and self.held and self.at and self.lying[thing.name] == self.at:
-                commands += [f"slice {thing.name} with {self.held}"] if "knife" in self.held else []
-        commands += [f"examine {self.held}"] if self.held else []
-        return sorted(commands)
+    def _observation(self, text: str, world: World, goal: str = "") -> Observation:
+        commands = tuple(world.admissible()) if self._admissible else None
+        return Observation(text, goal, world.won, world.won, text != NOTHING, commands)
 
-    def _local(self, place: Place) -> list[str]:
-        name = place.name
-        commands = [f"examine {name}"]
-        if place.openable:
-            commands.append(f"close {name}" if name in self.opened else f"open {name}")
-        if not self.held:
-            takes = [thing for thing in self.contents(name) if "pickupable" in self.things[thing].traits]
-            return commands + [f"take {thing} from {name}" for thing in takes if self.reachable(place)]
-        thing = self.things[self.held]
-        if self.reachable(place) and (place.kind, thing.kind) in self.house.accepts:
-            commands.append(f"move {thing.name} to {name}")
-        for verb, trait in (("clean", "cleanable"), ("heat", "heatable"), ("cool", "coolable")):
-            if place.kind == PROCESS[verb][0] and trait in thing.traits:
-                commands.append(f"{verb} {thing.name} with {name}")
-        return commands
+
+_ROOMS: tuple[tuple[dict[str, int], dict[str, str]], ...] = (
+    (
+        {
+            "cabinet": 4,
+            "countertop": 2,
+            "diningtable": 1,
+            "drawer": 3,
+            "fridge": 1,
+            "garbagecan": 1,
+            "microwave": 1,
+            "sinkbasin": 1,
+        },
+        {
+            "apple": "hcl",
+            "bread": "hc",
+            "cup": "hcl",
+            "egg": "hcl",
+            "fork": "l",
+            "knife": "l",
+            "mug": "hcl",
+            "plate": "hcl",
+            "potato": "hcl",
+        },
+    ),
+    (
+        {"cabinet": 3, "countertop": 1, "garbagecan": 1, "shelf": 2, "sinkbasin": 2, "toilet": 1},
+        {"candle": "", "cloth": "l", "soapbar": "l", "soapbottle": "", "spraybottle": "", "toiletpaper": ""},
+    ),
+    (
+        {"bed": 1, "desk": 2, "drawer": 4, "dresser": 1, "garbagecan": 1, "safe": 1, "shelf": 3},
+        {
+            "alarmclock": "",
+            "book": "",
+            "cd": "",
+            "cellphone": "",
+            "creditcard": "",
+            "desklamp": "t",
+            "keychain": "",
+            "pen": "",
+            "pencil": "",
+        },
+    ),
+)
+"""Three kinds of room: place classes with their numbers, thing classes with what can be done to them (heat, cool,
+clean, toggle)."""
+_TRAITS = {"h": "heatable", "c": "coolable", "l": "cleanable", "t": "toggleable"}
+_OPENABLE = frozenset({"cabinet", "drawer", "fridge", "microwave", "safe"})
+_STATES = {"clean": "cleanable", "hot": "heatable", "cool": "coolable"}
+
+
+def make_house(rng: random.Random, number: int) -> House:
+    """A solvable house whose goal is not met yet. `number` picks the type of task in turn, so that small splits hold
+    all six."""
+    kind = ("", "clean", "hot", "cool", "two", "look")[number % 6]
+    while True:
+        house = _draw(rng, kind)
+        plan = solve(house) if house else None
+        if house and plan:
+            return house
+
+
+def _draw(rng: random.Random, kind: str) -> House | None:
+    rooms = {"hot": _ROOMS[:1], "cool": _ROOMS[:1], "clean": _ROOMS[:2], "look": _ROOMS[2:]}.get(kind, _ROOMS)
+    place_counts, thing_traits = rng.choice(rooms)
+    places = tuple(
+        Place(f"{name} {index}", name, f"{name} {index}", name in _OPENABLE)
+        for name, count in sorted(place_counts.items())
+        for index in range(count, 0, -1)
+    )
+    things = []
+    for name, letters in sorted(thing_traits.items()):
+        traits = frozenset(_TRAITS[letter] for letter in letters) | ({"pickupable"} if "t" not in letters else frozenset())
+        surfaces = [place for place in places if "t" not in letters or place.kind in ("desk", "dresser")]
+        for index in range(1 if "t" in letters else rng.randint(1, 3), 0, -1):
+            spot = rng.choice(surfaces)
+            things.append(Thing(f"{name} {index}", name, (spot.name,), traits, spot.location))
+    loose = [
+        thing for thing in things if "pickupable" in thing.traits and (kind not in _STATES or _STATES[kind] in thing.traits)
+    ]
+    if not loose:
+        return None
+    goal = _goal(rng, kind, rng.choice(loose).kind, sorted(place_counts))
+    accepts = frozenset((place, thing) for place in place_counts for thing in thing_traits)
+    return House(places, tuple(things), accepts, goal, words(rng, goal))
+
+
+def _goal(rng: random.Random, kind: str, thing: str, targets: list[str]) -> Goal:
+    if kind == "look":
+        return Goal(thing, light="desklamp")
+    target = rng.choice([name for name in targets if name not in ("sinkbasin", "microwave") or not kind])
+    return Goal(thing, target, kind if kind in _STATES else "", 2 if kind == "two" else 1)
+
+
+def words(rng: random.Random, goal: Goal) -> str:
+    """The task in ALFWorld's templates, two for each type."""
+    thing, target = goal.object, goal.target
+    if goal.light:
+        return rng.choice((f"look at {thing} under the {goal.light}.", f"examine the {thing} with the {goal.light}."))
+    if goal.count == 2:
+        return rng.choice((f"put two {thing} in {target}.", f"find two {thing} and put them in {target}."))
+    if goal.state:
+        verb = {"hot": "heat"}.get(goal.state, goal.state)
+        return rng.choice((f"put a {goal.state} {thing} in {target}.", f"{verb} some {thing} and put it in {target}."))
+    return rng.choice((f"put a {thing} in {target}.", f"put some {thing} on {target}."))
+
+
+def solve(house: House) -> tuple[str, ...] | None:
+    """A shortest plan from the hidden state: () if the goal holds already, None if it never can.
+
+    Exact for the six goals: hands hold one thing, and every move costs one step, so a shortest plan is a fixed
+    sequence of stops; all
+    choices of things and places are tried by playing them.
+    """
+    if World(house).won:
+        return ()
+    plans = [plan for plan in map(tuple, _candidates(house)) if _wins(house, plan)]
+    return min(plans, key=lambda plan: (len(plan), plan), default=None)
+
+
+def _wins(house: House, plan: Sequence[str]) -> bool:
+    world = World(house)
+    return all(world.act(command) != NOTHING for command in plan) and world.won
+
+
+def _candidates(house: House) -> Iterator[list[str]]:
+    goal = house.goal
+    picks = [(thing.name, place) for thing in house.things if thing.kind == goal.object for place in thing.places]
+    targets = [place.name for place in house.places if place.kind == goal.target]
+    if goal.light:
+        lamps = [(thing.name, place) for thing in house.things if thing.kind == goal.light for place in thing.places]
+        for thing, place in picks:
+            for lamp, where in lamps:
+                yield _commands(house, [("take", thing, place), ("use", lamp, where)])
+        return
+    if goal.count == 2:
+        for (first, here), (second, there) in permutations(picks, 2):
+            for target in targets:
+                both = [("take", first, here), ("move", first, target), ("take", second, there), ("move", second, target)]
+                yield _commands(house, both)
+                if target == here:
+                    yield _commands(house, both[2:])
+        return
+    verb = {"hot": "heat"}.get(goal.state, goal.state)
+    tools = [place.name for place in house.places if goal.state and place.kind == PROCESS[verb][0]] if goal.state else [""]
+    for thing, place in picks:
+        for tool in tools:
+            for target in targets:
+                process = [(verb, thing, tool)] if tool else []
+                yield _commands(house, [("take", thing, place), *process, ("move", thing, target)])
+
+
+def _commands(house: House, stops: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The commands of a sequence of stops, with the going and opening between them."""
+    places = {place.name: place for place in house.places}
+    at, opened, commands = "", set[str](), list[str]()
+    for verb, thing, name in stops:
+        place = places[name]
+        if place.location != at:
+            commands.append(f"go to {name}")
+            at = place.location
+        if place.openable and verb in ("take", "move") and name not in opened:
+            commands.append(f"open {name}")
+            opened.add(name)
+        link = {"take": " from ", "move": " to ", "use": ""}.get(verb, " with ")
+        commands.append(f"{verb} {thing}" + (link + name if link else ""))
+    return commands

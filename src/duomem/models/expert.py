@@ -1,8 +1,11 @@
 """A teacher that searches: acts on what observations showed, never on hidden state.
 
-In: the same messages any model gets (room, task, observations). Out: a numbered thought and a command in the layout's reply form,
-for example `1. mug: take from cabinet` and `go to cabinet 3`. It reads the whole conversation anew at every call, so it is stateless
-and thread-safe. Where it looks first comes from a table of ALFWorld training rooms (see `duomem.games`), most promising class first.
+In: the same messages any model gets (room, task, observations). Out: a numbered thought and a command in the layout's
+reply form,
+for example `1. mug: take from cabinet` and `go to cabinet 3`. It reads the whole conversation anew at every call, so
+it is stateless
+and thread-safe. Where it looks first comes from a table of ALFWorld training rooms (see `duomem.games`), most
+promising class first.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import re
 import time
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -33,9 +37,11 @@ class Config(BaseModel):
     layout: str = "pocket"
     """The layout whose reply form it speaks."""
     variety: float = 0.0
-    """Chance that it looks first in another likely class of places than the most promising, so that attempts at one task differ."""
+    """Chance that it looks first in another likely class of places than the most promising, so that attempts at one
+    task differ."""
     slip: float = 0.0
-    """Chance of a wrong but harmless action before the right one, so that recordings hold recoveries. Recorded as it happened."""
+    """Chance of a wrong but harmless action before the right one, so that recordings hold recoveries. Recorded as it
+    happened."""
 
 
 def build(config: Config) -> Model:
@@ -98,7 +104,7 @@ def read(messages: Sequence[Message], layout: Layout) -> tuple[tuple[str, ...], 
     if room is None or not task:
         raise ValueError(f"no room or no task in the prompt: {opening[:200]!r}")
     history = []
-    for before, after in zip(messages, messages[1:], strict=False):
+    for before, after in pairwise(messages):
         if before.role == "assistant":
             call = parse(layout, Reply(before))
             history.append((call.command if call else "", after.text))
@@ -122,13 +128,10 @@ _PROCESS = {
 
 def procedure(goal: str, places: Sequence[str]) -> list[Step]:
     """The steps that solve a task, from its words and the room's list of places."""
-    for pattern, count in _GOALS:
-        match = pattern.search(goal)
-        if match:
-            slots = match.groupdict()
-            break
-    else:
+    found = next(((match, count) for pattern, count in _GOALS if (match := pattern.search(goal))), None)
+    if found is None:
         raise ValueError(f"not one of ALFWorld's six task types: {goal!r}")
+    slots, count = found[0].groupdict(), found[1]
     thing, target = slots["object"], slots.get("target") or ""
     kinds = list(dict.fromkeys(kind_of(place) for place in places))
     take = Step("take", thing, search_kinds(thing, kinds, places, barred=target), "take")
@@ -147,7 +150,8 @@ def procedure(goal: str, places: Sequence[str]) -> list[Step]:
 def search_kinds(thing: str, kinds: Sequence[str], places: Sequence[str], barred: str = "") -> tuple[str, ...]:
     """Classes of places to search, most promising for its cost first.
 
-    Cost: a look, plus an opening where the class is a closed one. `barred` is the class the object has to go to: what lies there does not help.
+    Cost: a look, plus an opening where the class is a closed one. `barred` is the class the object has to go to: what
+    lies there does not help.
     """
     weights = _weights(room_kind(kinds)).get(thing, {})
     worth = {kind: weights.get(kind, 0.0) / (2 if kind in CLOSED_KINDS else 1) for kind in kinds if kind != barred}
@@ -201,7 +205,7 @@ def observe(belief: Belief, step: Step, command: str, observation: str) -> None:
         closed = state[4] is not None
         belief.see(state[1], None if closed else re.findall(r"a (\w+ \d+)", state[2] or state[3] or ""))
     words = command.split()
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if b.isdigit()]
+    pairs = [f"{a} {b}" for a, b in pairwise(words) if b.isdigit()]
     if observation.startswith("Nothing happens"):
         _vain(belief, words, pairs)
     elif words and words[0] == step.verb and pairs:

@@ -1,8 +1,11 @@
 """The pocket student's pretraining episodes: guided play in invented words, a little play in real ones, no real task.
 
-In: a seed. Out: `Example`s (messages and loss weights) in the pocket layout. Houses come from the game sampler's training rooms only.
-Kinds of episode: guided (a procedure in invented verbs, shown among distractors, carried out with slips and recoveries), primitives (real
-verbs under a guide that never moves an object to a place, nor lights a lamp with one in hand) and wandering (real verbs, no guide, no goal).
+In: a seed. Out: `Example`s (messages and loss weights) in the pocket layout. Houses come from the game sampler's
+training rooms only.
+Kinds of episode: guided (a procedure in invented verbs, shown among distractors, carried out with slips and
+recoveries), primitives (real
+verbs under a guide that never moves an object to a place, nor lights a lamp with one in hand) and wandering (real
+verbs, no guide, no goal).
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ def episode(rng: random.Random, layout: Layout, recipe: Recipe, source: str) -> 
 
 
 class Guided(World):
-    """The house with invented operations: anything can be moved anywhere, any class of place can be a tool, anything can be used."""
+    """The house with invented operations: anything can be moved anywhere, any class of place can be a tool, anything
+    can be used."""
 
     def carry_out(self, step: Step, verb: Verb, op: Op) -> str:
         place = self.here(op.place)
@@ -165,7 +169,8 @@ def _nouns(rng: random.Random, house: House, procedure: Procedure, kinds: list[s
 def _guides(
     rng: random.Random, house: House, procedure: Procedure, things: list[str], places: list[str], kinds: list[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Guides in the prompt (relevant ones and distractors, shuffled) and, for each thing, what the relevant ones together say."""
+    """Guides in the prompt (relevant ones and distractors, shuffled) and, for each thing, what the relevant ones
+    together say."""
     all_kinds = sorted({thing.kind for thing in house.things if thing.places})
     guides, union = [], [list[str]() for _ in things]
     relevant = rng.choice((1, 1, 2))
@@ -248,17 +253,15 @@ def _slip(
     wrong = rng.choice((Op("go", other), Op("go", belief.at or other), Op("open", other), Op("examine", other)))
     if wrong.place == op.place and wrong.name == op.name:
         return
-    if wrong.name == "go" and wrong.place != belief.at:
-        answer = _apply(world, belief, step, verb, wrong)
-    elif belief.near(wrong.place) and wrong.name != "go":
-        answer = _apply(world, belief, step, verb, wrong)
-    else:
-        answer = NOTHING
+    elsewhere = wrong.name == "go" and wrong.place != belief.at
+    possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
+    answer = _apply(world, belief, step, verb, wrong) if possible else NOTHING
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
 
 
 def _wander(rng: random.Random, house: House, layout: Layout, source: str) -> Example:
-    """Aimless play with real verbs: look into places, take a thing and put it back where it was, switch on a lamp with empty hands."""
+    """Aimless play with real verbs: look into places, take a thing and put it back where it was, switch on a lamp with
+    empty hands."""
     world = World(house)
     script = _start(layout, house, rng.choice(("look around.", "look around the room.", "see what is here.")), [])
     number = 0

@@ -1,7 +1,9 @@
 """Invented words and invented procedures for the pocket student's corpus.
 
-In: a random generator and what a room holds. Out: verbs that exist in no real task, procedures made of them, the words of a task and the
-guide that a memory would show for it. No procedure has the shape of one of ALFWorld's six task types (`REAL_SHAPES`), whatever its words.
+In: a random generator and what a room holds. Out: verbs that exist in no real task, procedures made of them, the words
+of a task and the
+guide that a memory would show for it. No procedure has the shape of one of ALFWorld's six task types (`REAL_SHAPES`),
+whatever its words.
 """
 
 from __future__ import annotations
@@ -24,11 +26,9 @@ _FILLERS = ("a", "some", "the", "it", "and", "in", "on", "with", "under", "two",
 def invented_words(number: int = 300) -> tuple[str, ...]:
     """Pronounceable words that are not English, the same ones every time."""
     rng = random.Random("duomem invented words")
-    onsets, vowels, codas = (
-        "b d f g k l m n p r s t v z br dr gl kr pl st tr".split(),
-        "a e i o u".split(),
-        "b d f g k l m n p r v x z".split(),
-    )
+    onsets = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gl", "kr", "pl", "st", "tr")
+    vowels = ("a", "e", "i", "o", "u")
+    codas = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "v", "x", "z")
     words: dict[str, None] = {}
     while len(words) < number:
         word = rng.choice(onsets) + rng.choice(vowels) + rng.choice(onsets[:14]) + rng.choice(vowels) + rng.choice([*codas, ""])
@@ -46,7 +46,8 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One step of a procedure before its nouns are chosen. `thing` and `place` index the procedure's nouns; a fixed tool is a class."""
+    """One step of a procedure before its nouns are chosen. `thing` and `place` index the procedure's nouns; a fixed
+    tool is a class."""
 
     kind: Kind
     verb: Verb
@@ -105,7 +106,8 @@ def say(thing: str, verb: Verb, place: str) -> str:
 
 
 def invent(rng: random.Random, tools: Sequence[str]) -> Procedure:
-    """A procedure in invented verbs, of 1 to 6 steps, never of a real shape. `tools` are place classes to choose fixed tools from."""
+    """A procedure in invented verbs, of 1 to 6 steps, never of a real shape. `tools` are place classes to choose fixed
+    tools from."""
     while True:
         slots = _slots(rng, tools)
         if shape(slots) not in REAL_SHAPES:
@@ -123,7 +125,8 @@ def rename(rng: random.Random, procedure: Procedure, tools: Sequence[str]) -> Pr
 
 
 def real(rng: random.Random, tools: Sequence[str], lamps: Sequence[str]) -> Procedure | None:
-    """Real verbs in guided use, but never with `move` and never a lamp beside a held object, so never a real task's procedure."""
+    """Real verbs in guided use, but never with `move` and never a lamp beside a held object, so never a real task's
+    procedure."""
     process = [
         slot
         for tool, verb in (("sinkbasin", "clean"), ("microwave", "heat"), ("fridge", "cool"))

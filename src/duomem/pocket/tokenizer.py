@@ -1,7 +1,7 @@
 """The pocket tokenizer: byte-level BPE trained on the corpus, with one-token role marks and the chat template.
 
-In: texts. Out: a Hugging Face fast tokenizer. Every word of the game, every invented word and every small number becomes one token;
-anything else falls back to bytes, so no text is unknown.
+In: texts. Out: a Hugging Face fast tokenizer. Every word of the game, every invented word and every small number
+becomes one token; anything else falls back to bytes, so no text is unknown.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ TEMPLATE = (
 )
 GAME_WORDS = (
     "put clean hot cool heat some two find them look at examine under with the it in on and a take move use open close go to from "
-    "slice inventory Guide: Task: Nothing happens. You arrive pick up turn using is closed. carrying: nothing special about This cold"
+    "slice inventory Guide: Task: Nothing happens. You arrive pick up turn using is closed. carrying: nothing special about "
+    "This cold"
 )
-"""Words of real tasks and answers that must be single tokens although the corpus hardly holds them. They give the tokenizer a
-vocabulary; no task text stands in the corpus for it."""
+"""Words of real tasks and answers that must be single tokens although the corpus hardly holds them. They give the
+tokenizer a vocabulary; no task text stands in the corpus for it."""
 
 
 def train_tokenizer(texts: Iterable[str], size: int, words: Iterable[str], context: int) -> Any:
@@ -45,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], size: int, words: Iterable[str], conte
         show_progress=False,
     )
     bpe.train_from_iterator(lines(), trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         eos_token=END,
         pad_token=PAD,

@@ -1,7 +1,9 @@
 """Trains the pocket student: `python -m duomem.pocket.train OUT --seed 0`.
 
-In: a seed and a recipe. Out: a Hugging Face model folder (config, safetensors, tokenizer, chat template, `training.json` with every
-setting, count and loss). The corpus is made on the fly by `duomem.pocket.corpus`; nothing is downloaded. Two worker processes share each
+In: a seed and a recipe. Out: a Hugging Face model folder (config, safetensors, tokenizer, chat template,
+`training.json` with every
+setting, count and loss). The corpus is made on the fly by `duomem.pocket.corpus`; nothing is downloaded. Two worker
+processes share each
 step, one a core; the same command and seed give the same corpus and the same order of batches.
 """
 
@@ -263,7 +265,7 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row], minut
 
 def train(out: Path, settings: Settings) -> None:
     """Make corpus, tokenizer and model, and write them to `out`."""
-    import torch.multiprocessing as processes
+    from torch.multiprocessing.spawn import spawn
 
     out.mkdir(parents=True, exist_ok=True)
     make_tokenizer(settings).save_pretrained(out)
@@ -271,7 +273,7 @@ def train(out: Path, settings: Settings) -> None:
     rows = make_rows(settings, out)
     total = sum(len(row.ids) for row in rows)
     print(f"{len(rows)} episodes, {total / 1e6:.1f}M tokens, made in {time.monotonic() - started:.0f} s", flush=True)
-    processes.spawn(_work, (settings, str(out), rows, 0.0), nprocs=settings.processes)
+    spawn(_work, (settings, str(out), rows, 0.0), nprocs=settings.processes)  # type: ignore[no-untyped-call]
 
 
 def main(
