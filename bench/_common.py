@@ -106,7 +106,7 @@ def data_root(split: str = "valid_seen", n: int = 120) -> Iterator[tuple[Path, s
                 tar.extractall(folder, filter="data")
             yield Path(folder), "archive"
         else:
-            from duomem.games import write_games
+            from duomem.games.write import write_games
 
             write_games(Path(folder), split, n, seed=0)
             yield Path(folder), "generated"

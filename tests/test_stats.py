@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_paired_test_counts_each_game_once() -> None:
     assert stats.paired_test(cancelling) == stats.Paired(1, 0, 2, 1.0)
     missing = np.array([[1.0, np.nan], [1.0, np.nan]])
     assert stats.paired_test(missing).games == 1
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (4, 4), (5, 0), (8, 2), (31, 17), (300, 250)])
+def test_sign_flip_is_mcnemar_for_one_seed(wins: int, losses: int) -> None:
+    assert stats.sign_flip([1] * wins + [-1] * losses + [0] * 9) == pytest.approx(stats.mcnemar(wins, losses))
+
+
+def test_sign_flip_against_all_flips() -> None:
+    """Many small gains and a few large losses that cancel out are no difference, though the signs alone would say so."""
+    assert stats.sign_flip([1, 1, 1, 1, 1, 1, -3, -3]) == 1.0
+    for changed in ([3, 2, 2, -1], [1, 1, 1, 2, 3, -1, -2]):
+        flips = [np.dot(signs, changed) for signs in product((1, -1), repeat=len(changed))]
+        assert stats.sign_flip(changed) == pytest.approx(np.mean([abs(flip) >= abs(sum(changed)) for flip in flips]))
 
 
 def test_bootstrap_is_seeded_and_exact_where_nothing_varies() -> None:

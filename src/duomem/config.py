@@ -229,7 +229,9 @@ def settings_of(tables: Mapping[str, Any], source: str) -> Settings:
     """Validated settings from plain tables; `source` is named in errors."""
     _known(tables, list(Settings.model_fields), "", source)
     for table, model in TABLES.items():
-        content = tables.get(table, {})
+        content = tables.get(table)
+        if content is None:
+            continue
         if not isinstance(content, Mapping):
             raise ConfigError(f"{source}: [{table}] has to be a table.")
         _known(content, [*model.model_fields, *_component_fields(table, content)], f"{table}.", source)

@@ -137,7 +137,9 @@ def write_report(run: RunFolder, target: RunFolder) -> Done:
     results = Results.read(target.results)
     summary = report.write(results, target.root)
     scoring.require_complete(results, f"duomem evaluate {run.home or run.root}")
-    return Done(json.loads(summary.to_json()), report.headline(summary))
+    words = [report.headline(summary), "", f"Report: {target.root / 'report.html'}"]
+    words += [f"Other games: duomem evaluate {run.root} --data ROOT --split SPLIT --out DIR"] if target is run else []
+    return Done(json.loads(summary.to_json()), "\n".join(words))
 
 
 def _score(grid: Grid, target: RunFolder, talk: Talk) -> Results:

@@ -16,7 +16,7 @@ from duomem import embed, parts
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.envs import Env
-from duomem.errors import Incomplete, LeakError
+from duomem.errors import Incomplete, LeakError, UsageError
 from duomem.evaluate import sample
 from duomem.journal import Journal
 from duomem.rollout import Job, Progress, Rollout, rollout
@@ -149,7 +149,7 @@ def successes(run: RunFolder) -> list[Trajectory]:
         return [won for won in journal.trajectories(collected["phase"], won=True) if won.task.id in tasks]
 
 
-def _remember(run: RunFolder, talk: Talk) -> Result:
+def _remember(run: RunFolder, talk: Talk, rebuild: bool) -> Result:
     settings, strategy = run.settings, parts.strategy(run.settings)
     table = settings.memory
     if strategy is None or table is None:
@@ -157,7 +157,7 @@ def _remember(run: RunFolder, talk: Talk) -> Result:
     embedder, layout = embed.build(table.embedder), parts.layout(settings)
     how = [table.name, settings.options("memory"), embedder.revision, layout.hash]
     inputs = key(run.result("collect")["content_hash"], *how)
-    if run.bank.is_file() and (found := run.done("remember", inputs)):
+    if run.bank.is_file() and not rebuild and (found := run.done("remember", inputs)):
         talk.note(f"{run.root}: the bank is there already.")
         return found
     trajectories = successes(run)
@@ -199,3 +199,15 @@ def ended(played: Rollout, again: str) -> None:
 
 def _count(talk: Talk, stage: str, done: int, total: int) -> None:
     talk.progress(stage, done, total, "")
+
+
+def _tune(run: RunFolder, talk: Talk) -> Result:
+    settings, table = run.settings, run.settings.tuning
+    if table is None:
+        return {}
+    base = settings.options("student").get("path")
+    if not base:
+        raise UsageError(
+            f"[tuning] needs a student whose weights can be trained; the model {settings.student.model!r} has no path."
+        )
+    return {"base": base}

@@ -1,6 +1,7 @@
 """Finds components: the file name is the registry.
 
-In: a kind ("envs", "models", "memory", "tuning") and a name. Out: the module, which defines `Config` and `build`. An unknown name
+In: a kind ("envs", "models", "memory", "tuning") and a name. Out: the module, which defines `Config` and `build`. An
+unknown name
 lists the names that exist; a missing library shows as itself. Files that start with an underscore are not components.
 """
 

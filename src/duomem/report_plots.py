@@ -39,13 +39,15 @@ def plots(results: Results, summary: Summary) -> dict[str, str]:
     """SVG by name; a plot without data is left out. Raises `MissingExtra`."""
     drawn = {
         "arms": _svg("arms", "Success of each arm with its interval", 0.42 * len(summary.arms) + 0.9, _arms, summary),
-        "pairs": _svg("pairs", "Paired differences with their intervals", 0.36 * len(summary.pairs) + 0.9, _pairs, summary),
         "types": _svg("types", "Success by task type", 0.62 * len(_kinds(summary)) + 1.3, _types, summary),
         "steps": _svg("steps", "Share of games won within so many steps", 3.3, _steps, results),
     }
+    if summary.pairs:
+        height = 0.36 * len(summary.pairs) + 0.9
+        drawn["pairs"] = _svg("pairs", "Paired differences with their intervals", height, _pairs, summary)
     if results.facts.losses:
         drawn["loss"] = _svg("loss", "Training loss by step", 2.6, _loss, results)
-    return {name: svg for name, svg in drawn.items() if not (name == "pairs" and not summary.pairs)}
+    return drawn
 
 
 def _svg(name: str, title: str, height: float, draw: Callable[[Any, Any], None], data: Any) -> str:

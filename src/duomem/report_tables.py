@@ -112,7 +112,8 @@ def pairs(summary: Summary) -> Table:
     head = ("pair", "points", "95% interval", "McNemar p", "wins : losses", "games")
     note = (
         "The same games and seeds, paired. Interval: the wider of the crossed bootstraps over seeds x games and seeds x rooms. "
-        "With several seeds each game counts once for p. Nothing is corrected for making several comparisons."
+        "McNemar's exact test; with several seeds a game counts as one, by an exact sign-flip test of its sum. "
+        "Nothing is corrected for making several comparisons."
     )
     return Table("Arm against arm", head, rows, note)
 
@@ -167,13 +168,13 @@ def conditions(summary: Summary) -> Table:
     drawn = "all of them" if summary.sample_seed is None else f"a sample drawn with seed {summary.sample_seed}"
     rows = [
         ("Split", f"{summary.split}: {summary.games} of {summary.games_of} games, {drawn}; each game once per arm and seed"),
-        ("Rooms", f"{len(summary.rooms)}: {', '.join(summary.rooms)}"),
-        ("Counts", _counts(data)),
+        ("Rooms", _rooms(summary)),
+        ("Games found, official counts", _counts(summary)),
         ("Step cap", f"{settings.get('max_steps', 'not recorded')} steps; an episode that reaches it has not won"),
-        ("Admissible commands in the prompt", settings.get("admissible", "off")),
+        ("Admissible commands in the prompt", _switch(settings.get("admissible", data.get("admissible", "off")))),
         (
             "Repair of actions",
-            f"{settings.get('repair', 'off')}; {sum(arm.repaired for arm in summary.arms.values())} repaired",
+            f"{_switch(settings.get('repair', 'off'))}; {sum(arm.repaired for arm in summary.arms.values())} repaired",
         ),
         ("Errors", f"{sum(arm.errors for arm in summary.arms.values())} episodes without an outcome; never scored as failures"),
         ("Retrieval", _retrieval(summary.retrieval)),
@@ -198,11 +199,21 @@ def provenance(summary: Summary) -> Table:
     return Table("How it was made", ("what", "value"), tuple(row for row in rows if row[1]))
 
 
-def _counts(data: Mapping[str, str]) -> str:
-    found, official = data.get("games_found", ""), data.get("games_official", "")
-    if not found:
-        return "train 3,553, valid_seen 140 and valid_unseen 134 are the official counts; the data root's own were not recorded"
-    return f"found {found}; official {official or 'train 3,553, valid_seen 140, valid_unseen 134'}"
+def _switch(value: str) -> str:
+    return {"false": "off", "true": "ON"}.get(value, value)
+
+
+def _rooms(summary: Summary) -> str:
+    shared = summary.settings.get("rooms_shared_with_teaching", "")
+    return f"{len(summary.rooms)}: {', '.join(summary.rooms)}" + (f"; {shared} also taught in" if shared else "")
+
+
+def _counts(summary: Summary) -> str:
+    """What the environment says of the split, beside the official counts."""
+    found = summary.data.get(f"{summary.split}.games", str(summary.games_of))
+    skipped = summary.data.get(f"{summary.split}.skipped", "0")
+    left_out = f"; left out: {skipped}" if skipped != "0" else ""
+    return f"{found}{left_out}; ALFWorld has train 3,553, valid_seen 140, valid_unseen 134"
 
 
 def _retrieval(retrieval: Retrieval | None) -> str:

@@ -78,16 +78,29 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def paired_test(differences: Array) -> Paired:
-    """McNemar's exact test on an array of paired differences, seeds x games, NaN where a pair is missing.
+    """McNemar's exact test on an array of paired differences (-1, 0, 1), seeds x games, NaN where a pair is missing.
 
-    Seeds are not independent games, so each game counts once: by the sign of its mean difference over seeds (the exact sign
-    test, which is McNemar's where there is one seed). A game whose seeds cancel out is not discordant.
+    Seeds are not independent games, so a game counts as one: the sum of its differences over seeds has its sign flipped at
+    random, and p is the exact chance of a total as far from 0 (Fisher's randomisation test for pairs: Fisher 1935, section 21).
+    With one seed that is McNemar's exact test. `wins` and `losses` count games by the sign of their sum.
     """
     present = ~np.isnan(differences)
     seen = present.any(axis=0)
-    sums = np.where(present, differences, 0.0).sum(axis=0)[seen]
-    wins, losses = int((sums > 1e-9).sum()), int((sums < -1e-9).sum())
-    return Paired(wins, losses, int(seen.sum()), mcnemar(wins, losses))
+    sums = np.rint(np.where(present, differences, 0.0).sum(axis=0)[seen]).astype(int)
+    return Paired(int((sums > 0).sum()), int((sums < 0).sum()), int(seen.sum()), sign_flip(sums.tolist()))
+
+
+def sign_flip(values: Sequence[int]) -> float:
+    """Exact two-sided p of the total of `values` when each may as well have the other sign."""
+    sizes = [abs(value) for value in values if value]
+    chances = np.ones(1)
+    for size in sizes:
+        flipped = np.zeros(len(chances) + 2 * size)
+        flipped[: len(chances)] += chances / 2
+        flipped[2 * size :] += chances / 2
+        chances = flipped
+    totals = np.abs(np.arange(len(chances)) - sum(sizes))
+    return min(1.0, float(chances[totals >= abs(sum(values))].sum()))
 
 
 def crossed_bootstrap(
@@ -134,7 +147,7 @@ def interval(values: Array, rooms: Sequence[Hashable], *, draws: int = DRAWS, se
 def _draw_means(rng: np.random.Generator, filled: Array, mask: Array, rooms: Sequence[Hashable] | None, draws: int) -> Array:
     """Means of `draws` resampled arrays; NaN where a draw caught no value at all."""
     seeds, games = filled.shape
-    seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(np.float64)
+    seed_counts = _counts(rng, seeds, draws)
     game_counts = _game_counts(rng, games, rooms, draws)
     total = ((seed_counts @ filled) * game_counts).sum(axis=1)
     weight = ((seed_counts @ mask) * game_counts).sum(axis=1)
@@ -146,11 +159,17 @@ def _game_counts(rng: np.random.Generator, games: int, rooms: Sequence[Hashable]
     """How often each game is drawn, draws x games."""
     names = list(dict.fromkeys(rooms or ()))
     if len(names) < 2:
-        return rng.multinomial(games, np.full(games, 1 / games), size=draws).astype(np.float64)
+        return _counts(rng, games, draws)
     index = np.array([names.index(room) for room in rooms or ()])
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
-    by_game: Array = counts[:, index]
+    by_game: Array = _counts(rng, len(names), draws)[:, index]
     return by_game
+
+
+def _counts(rng: np.random.Generator, of: int, draws: int) -> Array:
+    """How often each of `of` things comes up in `of` draws with replacement, draws x things."""
+    picks = rng.integers(0, of, size=(draws, of)) + of * np.arange(draws)[:, None]
+    counts: Array = np.bincount(picks.ravel(), minlength=draws * of).reshape(draws, of).astype(np.float64)
+    return counts
 
 
 def detectable_difference(

@@ -22,6 +22,7 @@ from duomem.types import dump
 SCHEMA = 1
 """Version of report.json."""
 
+VERBS = ("games", "collect", "remember", "tune", "evaluate")
 PAIRS = (
     ("memory", "decoy"),
     ("both", "adapter"),
@@ -151,12 +152,12 @@ def summarise(results: Results) -> Summary:
         adapter_parameters=facts.adapter_parameters,
         memory_bytes=facts.memory_bytes,
         memories=facts.memories,
-        seconds=dict(facts.seconds),
+        seconds={verb: facts.seconds[verb] for verb in sorted(facts.seconds, key=_verb)},
         versions=dict(sorted(facts.versions.items())),
         commit=facts.commit,
         data=dict(sorted(facts.data.items())),
         hardware=dict(sorted(facts.hardware.items())),
-        settings=dict(facts.settings),
+        settings=dict(sorted(facts.settings.items())),
         config_hash=facts.config_hash,
         made=facts.made,
     )
@@ -253,6 +254,11 @@ def _retrieval(results: Results) -> Retrieval | None:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
+
+
+def _verb(name: str) -> tuple[int, str]:
+    """Verbs in the order of the pipeline, others after them."""
+    return (VERBS.index(name) if name in VERBS else len(VERBS), name)
 
 
 def _natural(name: str) -> tuple[int, str]:

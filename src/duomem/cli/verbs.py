@@ -32,14 +32,23 @@ def collect(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json 
     _verb("collect", run, config, sets)
 
 
-def remember(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+def remember(
+    run: Run,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the bank anew even if it is there.")] = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
     """Write memories from the teacher's successful episodes into the bank.
 
-    Example:
+    Examples:
 
       duomem remember runs/mine
+
+      duomem remember runs/mine --set memory.embedder=minilm --rebuild
     """
-    _verb("remember", run, config, sets)
+    _verb("remember", run, config, sets, rebuild=rebuild)
 
 
 def tune(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
