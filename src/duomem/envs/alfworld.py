@@ -39,7 +39,7 @@ _NEW_WORDS = {
 class Config(BaseModel):
     """`[env]` with `name = "alfworld"`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     data_root: str | None = None
     """Folder that holds `json_2.1.1/` (or is it). Default: `$ALFWORLD_DATA`."""
