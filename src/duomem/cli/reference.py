@@ -1,0 +1,29 @@
+"""docs/cli.md from the --help pages: `python -m duomem.cli.reference > docs/cli.md`. A test holds the file to them.
+
+In: nothing. Out: markdown with one section a command.
+"""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from duomem.cli import app
+
+VERBS = ("demo", "distill", "collect", "remember", "tune", "evaluate", "report", "init", "list", "games")
+
+
+def pages() -> str:
+    """Every help page at a fixed width, so that the terminal does not change it."""
+    head = "# The command line\n\nMade from the help pages by `make docs`.\n"
+    sections = [_section("duomem", ["--help"])]
+    sections += [_section(f"duomem {verb}", [verb, "--help"]) for verb in VERBS]
+    return "\n".join([head, *sections])
+
+
+def _section(title: str, arguments: list[str]) -> str:
+    result = CliRunner().invoke(app, arguments, prog_name="duomem", terminal_width=100, max_content_width=100)
+    return f"## {title}\n\n```\n{result.output.rstrip()}\n```\n"
+
+
+if __name__ == "__main__":
+    print(pages(), end="")
