@@ -16,8 +16,8 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}"
 )
 GAME_WORDS = (
-    "put clean hot cool heat some two find them look at examine under with the it in on and a take move use open close go to from "
-    "slice inventory Guide: Task: Nothing happens. You arrive pick up turn using is closed. carrying: nothing special "
+    "put clean hot cool heat some two find them look at examine under with the it in on and a take move use open close go "
+    "to from slice inventory Guide: Task: Nothing happens. You arrive pick up turn using is closed. carrying: nothing special "
     "about This cold"
 )
 """Words of real tasks and answers that must be single tokens although the corpus hardly holds them. They give the
