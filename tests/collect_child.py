@@ -10,27 +10,36 @@ import sys
 import time
 from collections.abc import Sequence
 
-from corridor import Corridor, walker
 from duomem.agent import Player
+from duomem.envs import household
 from duomem.journal import Journal
-from duomem.models.scripted import Scripted
+from duomem.models import expert
 from duomem.prompts import load_layout
 from duomem.rollout import Job, rollout
-from duomem.types import Message
+from duomem.types import Message, Reply, Sampling, Tool
+
+
+class Paid(expert.Expert):
+    """The expert, slow and paid for by the call; an episode's sampling seed is its own, so it names the episode."""
+
+    def __init__(self, log: int | None) -> None:
+        super().__init__(expert.Config(layout="pocket", slip=0.2))
+        self._log = log
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
+        if self._log is not None:
+            os.write(self._log, f"{sampling.seed} {len(messages)}\n".encode())
+            time.sleep(0.002)
+        return super().reply(messages, tools, sampling)
+
+
+def collection(episodes: int, log: int | None = None) -> tuple[list[Job], Player]:
+    env = household.build(household.Config(games=episodes, seed=5))
+    return [Job(task) for task in env.tasks("train")], Player(env, Paid(log), load_layout("pocket"), max_steps=15)
 
 
 def main(journal: str, log: str, episodes: int, concurrency: int) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def paid(messages: Sequence[Message]) -> str:
-        # The scene names the task, by the number on its sign.
-        os.write(file, f"{messages[1].text!r} {len(messages)}\n".encode())
-        time.sleep(0.002)
-        return walker(messages)
-
-    env = Corridor(episodes, numbered=True)
-    player = Player(env, Scripted(paid), load_layout("default"), max_steps=12)
-    jobs = [Job(task) for task in env.tasks("train")]
+    jobs, player = collection(episodes, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     with Journal.open(journal) as opened:
         result = rollout(jobs, player, journal=opened, phase="collect", concurrency=concurrency)
     print(len(result.trajectories), len(result.undone), result.stopped)
