@@ -122,13 +122,18 @@ def crossed_bootstrap(
     if rooms is not None and len(rooms) != values.shape[1]:
         raise ValueError(f"{len(rooms)} rooms for {values.shape[1]} games.")
     present = ~np.isnan(values)
-    filled, mask = np.where(present, values, 0.0), present.astype(np.float64)
+    sums, sizes = np.where(present, values, 0.0), present.astype(np.float64)
+    estimate = float(sums.sum() / sizes.sum())
+    names = list(dict.fromkeys(rooms or ()))
+    if len(names) > 1:
+        member = np.array([[float(room == name) for name in names] for room in rooms or ()])
+        sums, sizes = sums @ member, sizes @ member
     rng = np.random.default_rng(seed)
     chunks = [min(_CHUNK, draws - start) for start in range(0, draws, _CHUNK)]
-    means = np.concatenate([_draw_means(rng, filled, mask, rooms, chunk) for chunk in chunks])
+    means = np.concatenate([_draw_means(rng, sums, sizes, chunk) for chunk in chunks])
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(means[~np.isnan(means)], [tail, 100 - tail])
-    return Interval(float(filled.sum() / mask.sum()), float(low), float(high))
+    return Interval(estimate, float(low), float(high))
 
 
 def interval(values: Array, rooms: Sequence[Hashable], *, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -144,25 +149,13 @@ def interval(values: Array, rooms: Sequence[Hashable], *, draws: int = DRAWS, se
     return Interval(games.estimate, min(games.low, clustered.low), max(games.high, clustered.high))
 
 
-def _draw_means(rng: np.random.Generator, filled: Array, mask: Array, rooms: Sequence[Hashable] | None, draws: int) -> Array:
-    """Means of `draws` resampled arrays; NaN where a draw caught no value at all."""
-    seeds, games = filled.shape
-    seed_counts = _counts(rng, seeds, draws)
-    game_counts = _game_counts(rng, games, rooms, draws)
-    total = ((seed_counts @ filled) * game_counts).sum(axis=1)
-    weight = ((seed_counts @ mask) * game_counts).sum(axis=1)
+def _draw_means(rng: np.random.Generator, sums: Array, sizes: Array, draws: int) -> Array:
+    """Means of `draws` resampled arrays of seeds x units (games or rooms); NaN where a draw caught no value at all."""
+    seeds, units = _counts(rng, sums.shape[0], draws), _counts(rng, sums.shape[1], draws)
+    total = ((units @ sums.T) * seeds).sum(axis=1)
+    weight = ((units @ sizes.T) * seeds).sum(axis=1)
     means: Array = np.divide(total, weight, out=np.full(draws, np.nan), where=weight > 0)
     return means
-
-
-def _game_counts(rng: np.random.Generator, games: int, rooms: Sequence[Hashable] | None, draws: int) -> Array:
-    """How often each game is drawn, draws x games."""
-    names = list(dict.fromkeys(rooms or ()))
-    if len(names) < 2:
-        return _counts(rng, games, draws)
-    index = np.array([names.index(room) for room in rooms or ()])
-    by_game: Array = _counts(rng, len(names), draws)[:, index]
-    return by_game
 
 
 def _counts(rng: np.random.Generator, of: int, draws: int) -> Array:
