@@ -59,10 +59,10 @@ def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
     return _each_seed(run, lambda seed: _collect(seed, talk), "{won} of {episodes} teacher episodes were won")
 
 
-def remember(run: RunFolder, talk: Talk = SILENT) -> Done:
+def remember(run: RunFolder, talk: Talk = SILENT, *, rebuild: bool = False) -> Done:
     """Memories from the teacher's successes, in the bank."""
     return _each_seed(
-        run, lambda seed: _remember(seed, talk), "{memories} memories from {trajectories} episodes, {bytes} bytes"
+        run, lambda seed: _remember(seed, talk, rebuild), "{memories} memories from {trajectories} episodes, {bytes} bytes"
     )
 
 
