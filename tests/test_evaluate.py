@@ -202,6 +202,15 @@ def test_a_stop_ends_the_evaluation_and_the_journal_resumes_it(tmp_path: Path) -
         assert again.opened == []
 
 
+def test_an_episode_of_a_game_that_changed_is_refused(tmp_path: Path) -> None:
+    env = Doors(4)
+    changed = [replace(task, data_hash="new") for task in env.tasks()]
+    with Journal.open(tmp_path / "journal.sqlite") as journal:
+        run(evaluate.plays(journal), names=["none"], env=env)
+        with pytest.raises(DataError, match="another game with the same id"):
+            run(evaluate.plays(journal), names=["none"], env=env, tasks=changed)
+
+
 def test_seeds_repeat_only_what_they_change() -> None:
     phases: list[str] = []
 

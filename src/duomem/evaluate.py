@@ -164,6 +164,7 @@ def score_arms(
             played = play(player, tasks, phase_of(split, arm.name, seed, key))
             stopped = played.stopped is not None
             for trajectory in (*played.trajectories, *played.errors):
+                _same_game(trajectory.task, tasks)
                 scores.append(score(arm, seed, player, trajectory, labels))
                 if seed == results.seeds[0]:
                     episodes[arm.name, trajectory.task.id] = Shown(arm.name, seed, trajectory)
@@ -172,6 +173,15 @@ def score_arms(
     games = games_to_show(results)
     shown = tuple(episodes[arm.name, game] for game in games for arm in arms if (arm.name, game) in episodes)
     return replace(results, shown=shown)
+
+
+def _same_game(played: Task, tasks: Sequence[Task]) -> None:
+    """A journal may hold an episode of a game that has been written anew under the same id."""
+    if played not in tasks and any(played.id == task.id for task in tasks):
+        raise DataError(
+            f"The recorded episode of {played.id} is of another game with the same id: the data root has changed since. "
+            "Use another --out folder, or restore the data."
+        )
 
 
 def phase_of(split: str, arm: str, seed: int, key: str = "") -> str:
