@@ -79,7 +79,11 @@ def _file_hash(path: Path, changed_ns: int, size: int) -> str:
 
 def tokenizer_hash(tokenizer: Any) -> str:
     """sha256 over the tokenizer's vocabulary and rules and its chat template: what decides the ids of a prompt."""
-    return digest({"tokenizer": tokenizer.backend_tokenizer.to_str(), "template": tokenizer.chat_template})
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    # A call sets these two; they are no part of what the tokenizer is.
+    rules.pop("truncation", None)
+    rules.pop("padding", None)
+    return digest({"tokenizer": rules, "template": tokenizer.chat_template})
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -90,7 +94,8 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
 def load_base(name: str, *, dtype: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The causal language model, on the CPU, from safetensors. Raises `DataError` where its files cannot be used."""
     transformers = _transformers()
-    base_hash(name, revision) if Path(resolve(name)).is_dir() else None
+    if Path(resolve(name)).is_dir():
+        base_hash(name, revision)  # says so when there are only pickled weights
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(
             resolve(name), revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
