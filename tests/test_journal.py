@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from duomem import _journal_file
+from duomem._commits import Commits
 from duomem.errors import DataError, StoreError
 from duomem.journal import Journal
 from duomem.types import Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, Usage, run_hash
@@ -179,6 +180,70 @@ def test_many_threads_write_at_once(tmp_path: Path) -> None:
         found = list(journal.trajectories("collect"))
         assert [item.task.id for item in found] == sorted(task.id for task in tasks)
         assert {len(item.turns) for item in found} == {3}
+
+
+def numbers(path: Path) -> Commits:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("CREATE TABLE numbers(n INTEGER PRIMARY KEY)")
+    return Commits(db, path)
+
+
+def test_threads_share_a_commit_and_each_finds_its_write_on_disk(tmp_path: Path) -> None:
+    commits = numbers(tmp_path / "n.sqlite")
+    syncs: list[str] = []
+    commits.db.set_trace_callback(lambda text: syncs.append(text) if text == "COMMIT" else None)
+    missing: list[int] = []
+    start = threading.Barrier(8)
+
+    def work(share: int) -> None:
+        reader = sqlite3.connect(tmp_path / "n.sqlite")
+        start.wait()
+        for n in range(share, 400, 8):
+            commits.now(lambda db, n=n: db.execute("INSERT INTO numbers VALUES (?)", (n,)))  # type: ignore[misc]
+            if not reader.execute("SELECT 1 FROM numbers WHERE n = ?", (n,)).fetchone():
+                missing.append(n)
+        reader.close()
+
+    threads = [threading.Thread(target=work, args=(share,)) for share in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missing == []
+    assert len(commits.rows("SELECT n FROM numbers")) == 400
+    assert len(syncs) < 400
+    commits.close()
+
+
+def test_in_a_shared_commit_a_write_that_fails_is_undone_alone(tmp_path: Path) -> None:
+    commits = numbers(tmp_path / "n.sqlite")
+    commits.later(lambda db: db.execute("INSERT INTO numbers VALUES (1)") and None)
+
+    def half(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO numbers VALUES (2)")
+        raise DataError("not this one")
+
+    with pytest.raises(DataError, match="not this one"):
+        commits.now(half)
+    with pytest.raises(StoreError, match="UNIQUE"):
+        commits.now(lambda db: db.execute("INSERT INTO numbers VALUES (1)"))
+    commits.close()
+    with sqlite3.connect(tmp_path / "n.sqlite") as db:
+        assert db.execute("SELECT n FROM numbers").fetchall() == [(1,)]
+
+
+def test_what_nobody_waits_for_is_not_lost_when_a_commit_fails(tmp_path: Path) -> None:
+    commits = numbers(tmp_path / "n.sqlite")
+    commits.db.execute("CREATE TABLE texts(t TEXT)")
+    pages = commits.db.execute("PRAGMA page_count").fetchone()[0]
+    commits.db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    commits.later(lambda db: db.execute("INSERT INTO numbers VALUES (1)") and None)
+    with pytest.raises(StoreError, match="full"):
+        commits.now(lambda db: db.execute("INSERT INTO texts VALUES (?)", ("x" * 100_000,)))
+    commits.now(lambda db: db.execute("INSERT INTO numbers VALUES (2)"))
+    assert [row[0] for row in commits.rows("SELECT n FROM numbers")] == [1, 2]
+    commits.close()
 
 
 V1 = """

@@ -1,7 +1,7 @@
 """The run's journal: every episode and turn, in one SQLite file, written and synced before it is used.
 
 In: what happens while episodes are played, under a phase ("collect", "evaluate/none/seed0"). Out: finished trajectories, the
-content hash of a phase, and what a cut episode had already paid for. A call that returns has committed (WAL, synchronous=FULL).
+content hash of a phase, and what a cut episode had already paid for. A reply that was kept has been synced (WAL, FULL).
 It doesn't play, retry or judge: an episode that ended for infrastructure reasons is kept, but is not finished.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from duomem import _journal_file as file
+from duomem._commits import Commits
 from duomem.errors import DataError, StoreError
 from duomem.types import (
     MemoryId,
@@ -67,8 +66,9 @@ class Journal:
     def __init__(self, path: Path, db: sqlite3.Connection, lock_file: IO[str] | None) -> None:
         self.path = path
         self._db = db
+        self._commits = Commits(db, path)
+        self._rows = self._commits.rows
         self._lock_file = lock_file
-        self._mutex = threading.RLock()
 
     @classmethod
     def open(cls, path: Path | str, *, readonly: bool = False) -> Journal:
@@ -94,11 +94,9 @@ class Journal:
 
     def close(self) -> None:
         """May be called again."""
-        with self._mutex:
-            with suppress(sqlite3.Error):
-                self._db.close()
-            if self._lock_file:
-                self._lock_file.close()
+        self._commits.close()
+        if self._lock_file:
+            self._lock_file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -106,7 +104,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Writing: each of these has committed when it returns.
+    # Writing. What these do has been synced when they return, but for `record_observation`.
 
     def begin(
         self,
@@ -127,7 +125,8 @@ class Journal:
         asks for a new try in any case. Raises `DataError` when the task and attempt already have an outcome.
         """
         head = (dump(task), goal, scene, _dump_all(prompt), dump(origin), json.dumps(list(shown)))
-        with self._write() as db:
+
+        def work(db: sqlite3.Connection) -> int:
             last = db.execute(
                 "SELECT task, goal, scene, prompt, origin, shown, id, try, stop FROM episodes"
                 " WHERE phase = ? AND task_id = ? AND attempt = ? ORDER BY try DESC LIMIT 1",
@@ -150,21 +149,26 @@ class Journal:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
+        return self._commits.now(work)
+
     def record_reply(self, episode: int, index: int, reply: Reply, call: ToolCall | None, *, repaired: bool = False) -> None:
         """Keep a reply and the call parsed from it. Call this before the call is acted on."""
-        with self._write() as db:
-            db.execute(
-                "INSERT INTO turns(episode, idx, reply, call, repaired) VALUES (?, ?, ?, ?, ?)",
-                (episode, index, dump(reply), call and dump(call), repaired),
-            )
+        row = (episode, index, dump(reply), call and dump(call), repaired)
+        insert = "INSERT INTO turns(episode, idx, reply, call, repaired) VALUES (?, ?, ?, ?, ?)"
+        self._commits.now(lambda db: db.execute(insert, row))
 
     def record_observation(self, episode: int, index: int, observation: str, *, valid: bool = True, recalled: str = "") -> None:
-        """Keep what the environment answered at a turn whose reply is there."""
-        with self._write() as db:
-            db.execute(
-                "UPDATE turns SET observation = ?, valid = ?, recalled = ? WHERE episode = ? AND idx = ?",
-                (observation, valid, recalled, episode, index),
-            )
+        """Keep what the environment answered at a turn whose reply is there.
+
+        It is on disk with the next reply or end: a kill before that costs nothing, since a replay makes it again.
+        """
+        row = (observation, valid, recalled, episode, index)
+        update = "UPDATE turns SET observation = ?, valid = ?, recalled = ? WHERE episode = ? AND idx = ?"
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(update, row)
+
+        self._commits.later(work)
 
     def finish(
         self,
@@ -176,7 +180,8 @@ class Journal:
         shown: Sequence[MemoryId] | None = None,
     ) -> None:
         """Close an episode. One that is no outcome is also listed in `failures` and can begin again."""
-        with self._write() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE episodes SET stop = ?, error = ?, seconds = ?, shown = coalesce(?, shown) WHERE id = ?",
                 (stop.value, error, seconds, None if shown is None else json.dumps(list(shown)), episode),
@@ -185,6 +190,8 @@ class Journal:
                 turns = db.execute("SELECT count(*) FROM turns WHERE episode = ?", (episode,)).fetchone()[0]
                 db.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (episode, turns, stop.value, error))
             db.execute("UPDATE episodes SET content_hash = ? WHERE id = ?", (self._trajectory(episode).content_hash, episode))
+
+        self._commits.now(work)
 
     # Reading.
 
@@ -252,30 +259,6 @@ class Journal:
             error=row["error"],
             seconds=row["seconds"],
         )
-
-    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with self._mutex:
-            try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise file.store_error(self.path, error) from error
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Whatever goes wrong in it leaves the file as it was."""
-        with self._mutex:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    # SQLite has rolled back by itself after some errors; then there is nothing left to roll back.
-                    with suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise file.store_error(self.path, error) from error
 
 
 def _dump_all(values: Sequence[Any]) -> str:
