@@ -153,6 +153,8 @@ class Settings(BaseModel):
         content = getattr(self, table).model_dump(mode="json")
         if KIND_OF[table] == "models" and "layout" not in content:
             content["layout"] = self.student.layout  # a model that speaks in a layout speaks in the student's
+        if table == "tuning" and (self.memory is None or self.memory.k == 0):
+            content.setdefault("memories", "none")  # without memories there are none to train with
         return _component_options(table, content)
 
     def resolved(self) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Grid:
         plain = settings.model_dump(mode="json", include={"student", "teacher", "memory", "rollout"})
         plain["rollout"] = {"max_steps": settings.rollout.max_steps}
         options = [settings.options(table) for table in ("student", "teacher")]
-        return rundir.key(plain, options, parts.layout(settings).hash, [_parts_hash(seed) for seed in self.seeds.values()])
+        played = [parts.layout(settings).hash, parts.base_hash(settings)]
+        return rundir.key(plain, options, played, [_parts_hash(seed) for seed in self.seeds.values()])
 
     @property
     def inputs(self) -> str:
@@ -216,6 +217,7 @@ def _facts(grid: Grid, results: Results) -> Facts:
             "embedder": settings.memory.embedder if settings.memory else "none",
             "temperature": str(settings.student.temperature),
             "repair": "off",
+            "training_examples": str(first_tune.get("words", "none")),
             "rooms_shared_with_teaching": f"{len(played & rooms)} of {len(played)}",
         },
         config_hash=settings.hash,

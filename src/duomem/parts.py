@@ -7,11 +7,12 @@ Not here: the order of the work (`duomem.pipeline`) and the components themselve
 from __future__ import annotations
 
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from duomem import embed
+from duomem import embed, weights
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.config import Settings
@@ -22,7 +23,7 @@ from duomem.models import Model
 from duomem.prompts import Layout, load_layout
 from duomem.registry import component
 from duomem.rundir import RunFolder
-from duomem.types import Budget, Sampling
+from duomem.types import Budget, Sampling, digest
 
 
 def build(kind: str, name: str, options: dict[str, Any]) -> Any:
@@ -59,6 +60,31 @@ def strategy(settings: Settings, model: Model | None = None) -> MemoryStrategy |
     config = module.Config(**settings.options("memory"))
     made: MemoryStrategy = module.build(config, count=count) if count else module.build(config)
     return made
+
+
+def budget(settings: Settings) -> Budget:
+    table = settings.memory
+    return Budget(table.k, table.floor, table.tokens) if table else Budget(k=0)
+
+
+def trainable(settings: Settings) -> str:
+    """The base that a tuner trains for. Raises `UsageError` for a student without weights."""
+    base = settings.options("student").get("path")
+    if not base:
+        name = settings.student.model
+        raise UsageError(f"[tuning] needs a student with weights; student.model = {name!r} has none. Remove it: --set tuning=")
+    return str(base)
+
+
+def base_hash(settings: Settings) -> str:
+    """Of the student's weights, where they are files of this machine; a hub name and its revision stand for themselves."""
+    base = str(settings.options("student").get("path") or "")
+    return weights.base_hash(base) if base and Path(weights.resolve(base)).is_dir() else ""
+
+
+def files_hash(folder: Path) -> str:
+    """sha256 over the names and contents of a folder's own files."""
+    return digest({file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if file.is_file()})
 
 
 class Parts:
@@ -109,7 +135,7 @@ class Parts:
 
     def student(self, run: RunFolder, env: Env, adapter: Path | None = None) -> Player:
         """The student of one seed with its memories, and with an adapter where one is given."""
-        settings, table, memory = run.settings, run.settings.student, run.settings.memory
+        settings, table = run.settings, run.settings.student
         options = settings.options("student") | ({"adapter": str(adapter)} if adapter else {})
         model, bank = self.model(table.model, options), self.bank(run)
         return Player(
@@ -118,7 +144,7 @@ class Parts:
             layout(settings),
             strategy=strategy(settings, model),
             bank=bank.view() if bank else None,
-            budget=Budget(memory.k, memory.floor, memory.tokens) if memory else Budget(k=0),
+            budget=budget(settings),
             sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),
             max_steps=settings.rollout.max_steps,
             timeout_s=settings.rollout.timeout_s,

@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duomem import embed, parts
+from duomem import embed, examples, parts
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.envs import Env
-from duomem.errors import Incomplete, LeakError, UsageError
+from duomem.errors import Incomplete, LeakError
 from duomem.evaluate import sample
 from duomem.journal import Journal
 from duomem.rollout import Job, Progress, Rollout, rollout
 from duomem.rundir import RunFolder, key
 from duomem.talk import SILENT, Done, Talk
+from duomem.tuning import Tuner
 from duomem.types import StopReason, Task, Trajectory, run_hash
 
 EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
@@ -56,19 +57,19 @@ def games(run: RunFolder, talk: Talk = SILENT) -> Done:
 def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
     """The teacher's episodes, in the journal."""
     games(run, talk)
-    return _each_seed(run, lambda seed: _collect(seed, talk), "{won} of {episodes} teacher episodes were won")
+    return _each_seed(run, talk, _collect, "{won} of {episodes} teacher episodes were won")
 
 
 def remember(run: RunFolder, talk: Talk = SILENT, *, rebuild: bool = False) -> Done:
     """Memories from the teacher's successes, in the bank."""
     return _each_seed(
-        run, lambda seed: _remember(seed, talk, rebuild), "{memories} memories from {trajectories} episodes, {bytes} bytes"
+        run, talk, partial(_remember, rebuild=rebuild), "{memories} memories from {trajectories} episodes, {bytes} bytes"
     )
 
 
 def tune(run: RunFolder, talk: Talk = SILENT) -> Done:
     """An adapter from the teacher's successes."""
-    return _each_seed(run, lambda seed: _tune(seed, talk), "{parameters} trained parameters, {examples} examples, {seconds} s")
+    return _each_seed(run, talk, _tune, "{parameters} trained parameters, {examples} examples, {seconds} s")
 
 
 def evaluate(run: RunFolder, talk: Talk = SILENT, *, data: Path | None = None, out: Path | None = None) -> Done:
@@ -97,8 +98,9 @@ def teacher_tasks(run: RunFolder, env: Env) -> list[Task]:
     return tasks
 
 
-def _each_seed(run: RunFolder, work: Callable[[RunFolder], Result], words: str) -> Done:
-    results = {seed.root.name if seed.home else "": work(seed) for seed in run.seeds()}
+def _each_seed(run: RunFolder, talk: Talk, work: Callable[[RunFolder, Talk], Result], words: str) -> Done:
+    folders = {seed.root.name if seed.home else "": seed for seed in run.seeds()}
+    results = {name: work(seed, talk.under(name)) for name, seed in folders.items()}
     lines = [
         (f"{name}: " if name else "") + (words.format(**data) if data else "nothing to do") for name, data in results.items()
     ]
@@ -106,7 +108,7 @@ def _each_seed(run: RunFolder, work: Callable[[RunFolder], Result], words: str) 
     return Done(shown.get("", shown), "\n".join(lines))
 
 
-_LONG = ("tasks", "losses")
+_LONG = ("tasks", "losses", "words")
 """Results that programs find in steps.json and that are too long to print."""
 
 
@@ -149,7 +151,7 @@ def successes(run: RunFolder) -> list[Trajectory]:
         return [won for won in journal.trajectories(collected["phase"], won=True) if won.task.id in tasks]
 
 
-def _remember(run: RunFolder, talk: Talk, rebuild: bool) -> Result:
+def _remember(run: RunFolder, talk: Talk, *, rebuild: bool) -> Result:
     settings, strategy = run.settings, parts.strategy(run.settings)
     table = settings.memory
     if strategy is None or table is None:
@@ -205,9 +207,35 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
     settings, table = run.settings, run.settings.tuning
     if table is None:
         return {}
-    base = settings.options("student").get("path")
-    if not base:
-        raise UsageError(
-            f"[tuning] needs a student whose weights can be trained; the model {settings.student.model!r} has no path."
+    base, options, layout = parts.trainable(settings), settings.options("tuning"), parts.layout(settings)
+    chosen = examples.Options(**{name: options[name] for name in examples.Options.model_fields if name in options})
+    needs = [run.result("collect")["content_hash"], run.result("remember")["content_hash"] if chosen.memories != "none" else ""]
+    how = [table.name, options, parts.base_hash(settings), layout.hash, settings.run.seed]
+    inputs = key(*needs, *how)
+    if run.adapter.is_dir() and (found := run.done("tune", inputs)):
+        talk.note(f"{run.root}: the adapter is there already.")
+        return found
+    if not run.done("tune.begun", inputs):  # checkpoints of other inputs are no start for these
+        shutil.rmtree(run.adapter.parent, ignore_errors=True)
+        run.record("tune.begun", inputs, {"begun": True})
+    with run.clock("tune", inputs) as clock, parts.Parts() as loaded:
+        bank = loaded.bank(run) if chosen.memories != "none" else None
+        prepared = examples.prepare(
+            successes(run),
+            layout,
+            chosen,
+            strategy=parts.strategy(settings),
+            bank=bank.view() if bank else None,
+            budget=parts.budget(settings),
+            seed=settings.run.seed,
         )
-    return {"base": base}
+        talk.note(prepared.words)
+        tuner: Tuner = parts.build("tuning", table.name, options)
+        adapter = tuner.tune(prepared.examples, base, run.adapter, seed=settings.run.seed, progress=partial(_loss, talk))
+    made = {"parameters": adapter.parameters, "examples": adapter.examples, "tokens": adapter.tokens, "losses": adapter.losses}
+    result = made | {"words": prepared.words, "content_hash": parts.files_hash(run.adapter), "seconds": clock()}
+    return run.record("tune", inputs, result)
+
+
+def _loss(talk: Talk, step: int, total: int, loss: float) -> None:
+    talk.progress("tune", step, total, f"loss {loss:.3f}")

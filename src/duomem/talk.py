@@ -25,6 +25,14 @@ class Talk:
     progress: Callable[[str, int, int, str], None] = _no_progress
     note: Callable[[str], None] = _no_note
 
+    def under(self, name: str) -> Talk:
+        """The same, with a name before each stage."""
+
+        def progress(stage: str, done: int, total: int, note: str) -> None:
+            self.progress(f"{name} {stage}", done, total, note)
+
+        return Talk(progress, self.note) if name else self
+
 
 SILENT = Talk()
 
