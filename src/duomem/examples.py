@@ -54,8 +54,8 @@ class Prepared:
         """One sentence for a report."""
         left = ", ".join(f"{count} {reason}" for reason, count in self.reasons) or "none"
         return (
-            f"{len(self.examples)} of {self.trajectories} trajectories were won; {self.learned} of their {self.turns} turns are "
-            f"learned ({self.dropped} dropped; not learned: {left}); {self.with_memories} prompts hold memories."
+            f"{len(self.examples)} of {self.trajectories} trajectories were won; {self.learned} of their {self.turns} turns "
+            f"are learned ({self.dropped} dropped; not learned: {left}); {self.with_memories} prompts hold memories."
         )
 
 
