@@ -29,8 +29,8 @@ OBSERVED = 0.1
 class Recipe:
     """Shares and chances of the corpus."""
 
-    guided: float = 0.8
-    primitives: float = 0.1
+    guided: float = 0.79
+    primitives: float = 0.12
     slip: float = 0.05
     """Chance of a wrong action at a turn; it is not learned, the recovery is."""
     turns: int = 34
@@ -248,7 +248,12 @@ def _apply(world: Guided, belief: Belief, step: Step, verb: Verb, op: Op) -> str
 def _slip(
     rng: random.Random, world: Guided, belief: Belief, op: Op, script: _Script, thought: str, step: Step, verb: Verb
 ) -> None:
-    """A wrong action, not learned: another place, the same place again, a thing that is not there."""
+    """A wrong action, sometimes again and again, not learned: what follows shows how to get out of it."""
+    vain = _vain(rng, world, belief, step)
+    if vain and rng.random() < 0.5:
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            script.turn(thought, _command(step, verb, vain), NOTHING, 0.0)
+        return
     other = rng.choice(belief.places)
     wrong = rng.choice((Op("go", other), Op("go", belief.at or other), Op("open", other), Op("examine", other)))
     if wrong.place == op.place and wrong.name == op.name:
@@ -257,6 +262,14 @@ def _slip(
     possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
     answer = _apply(world, belief, step, verb, wrong) if possible else NOTHING
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
+
+
+def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step) -> Op | None:
+    """The step itself on a thing that is not there, has another number, or from the wrong place: it does nothing."""
+    place = belief.at if belief.at and rng.random() < 0.7 else rng.choice(belief.places)
+    thing = f"{step.object} {rng.randint(1, 3)}"
+    there = belief.near(place) and thing in (world.held, *world.contents(place))
+    return None if there else Op("do", place, thing)
 
 
 def _wander(rng: random.Random, house: House, layout: Layout, source: str) -> Example:

@@ -1,0 +1,130 @@
+"""The pocket student: what its corpus may hold, and what ships."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("alfworld", reason="the alfworld extra is not installed: the corpus is made in its rooms")
+
+from duomem.pocket import MODEL, corpus, language
+from duomem.prompts import load_layout
+from duomem.types import Example
+
+REAL_TASK = re.compile(
+    r"put an? (?:clean|hot|cool) |(?:clean|heat|cool) some |put two |find two |"
+    r"look at \w+ under|examine the \w+ with|put (?:a|some) \w+ (?:in|on) "
+)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    return list(corpus.episodes(0, 600))
+
+
+def test_no_task_text_of_a_real_type(examples: list[Example]) -> None:
+    texts = [message.text for example in examples for message in example.messages]
+    assert not [text for text in texts if REAL_TASK.search(text)]
+
+
+def test_no_procedure_has_a_real_shape() -> None:
+    rng = random.Random(0)
+    shapes = {language.invent(rng, ["shelf", "desk", "bed"]).shape for _ in range(3000)}
+    assert len(shapes) > 40
+    assert not shapes & language.REAL_SHAPES
+
+
+def test_real_verbs_never_carry_a_thing_to_another_place(examples: list[Example]) -> None:
+    """Under real verbs a thing is only put back where it was taken, and no lamp is used with a thing in hand."""
+    for example in examples:
+        held = ""
+        for message in example.messages:
+            command = message.text.rpartition(" > ")[2] if message.role == "assistant" else ""
+            words = command.split()
+            if words[:1] == ["take"]:
+                held = " ".join(words[-2:])
+            elif words[:1] == ["move"]:
+                assert " ".join(words[-2:]) == held
+                held = ""
+            elif words[:1] == ["use"]:
+                assert not held
+
+
+def test_only_training_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    sample = corpus.sample_game
+
+    def spy(rng: random.Random, split: str) -> object:
+        game = sample(rng, split)
+        seen.append(game.scene)
+        return game
+
+    monkeypatch.setattr(corpus, "sample_game", spy)
+    list(corpus.episodes(1, 300))
+    from duomem.games.rooms import ROOMS
+
+    assert set(seen) <= set(ROOMS["train"])
+    assert not set(seen) & {*ROOMS["dev"], *ROOMS["valid_unseen"], *ROOMS["second_unseen"]}
+    assert len(set(seen)) > 60
+
+
+def test_the_same_seed_gives_the_same_corpus() -> None:
+    assert list(corpus.episodes(3, 20)) == list(corpus.episodes(3, 20))
+    assert list(corpus.episodes(3, 20)) != list(corpus.episodes(4, 20))
+
+
+def test_slips_are_shown_but_not_learned(examples: list[Example]) -> None:
+    weights = [
+        weight
+        for example in examples
+        for message, weight in zip(example.messages, example.learn, strict=True)
+        if message.role == "assistant"
+    ]
+    assert 0.01 < weights.count(0.0) / len(weights) < 0.08
+    assert set(weights) == {0.0, 1.0}
+
+
+def test_a_guide_reads_like_a_memory_of_the_default_strategy(tmp_path: Path) -> None:
+    """The guides that the base learned to follow have the form that `memory/procedure` writes."""
+    from duomem.agent import Player
+    from duomem.bank import Bank
+    from duomem.embed import build as embedder
+    from duomem.envs.household import Config, build
+    from duomem.memory import procedure
+    from duomem.models import expert
+
+    env = build(Config(games=6))
+    trajectory = Player(env, expert.build(expert.Config()), load_layout("pocket"), max_steps=50).play(env.tasks("train")[1])
+    strategy = procedure.build(procedure.Config(build="script"))
+    with Bank.create(tmp_path / "bank.sqlite", embedder("lexical"), load_layout("pocket").hash) as bank:
+        (edit,) = strategy.write(trajectory, bank.view(), None)
+    assert edit.memory is not None
+    line = re.compile(r"\d+\. \w+: \w+ \w+ \w+(?:, \w+)*")
+    rng = random.Random(0)
+    invented = language.invent(rng, ["shelf", "desk"])
+    guide = invented.guide(["cup", "pen", "mug"], ["shelf", "desk"], [["bed", "sofa"], ["bed"], ["bed"]])
+    for text in (edit.memory.text, guide):
+        assert all(line.fullmatch(step) for step in text.splitlines()[1:]), text
+
+
+def test_the_shipped_model_is_small_whole_and_described() -> None:
+    weights = MODEL / "model.safetensors"
+    assert weights.stat().st_size <= 20_000_000
+    assert not list(MODEL.glob("*.bin")) + list(MODEL.glob("*.pkl"))
+    card = (MODEL / "README.md").read_text()
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    assert "python -m duomem.pocket.train" in card
+
+
+def test_the_shipped_tokenizer_has_every_word_as_one_token() -> None:
+    transformers = pytest.importorskip("transformers", reason="the train extra is not installed")
+    from duomem.pocket.train import names_of_things
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    split = [word for word in names_of_things() if len(tokenizer.encode(f" {word}")) > 1]
+    assert not split
+    assert tokenizer.decode(tokenizer.encode("take mug 1 from cabinet 27 ünïcode")) == "take mug 1 from cabinet 27 ünïcode"
