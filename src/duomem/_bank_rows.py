@@ -23,10 +23,11 @@ class Rows:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._common: bytes | None = None
+        self._numbers: dict[str, int] | None = None
 
     def forget(self) -> None:
-        """Drop what was read in a transaction that was rolled back."""
-        self._common = None
+        """Drop what was read in a transaction; called at its end, whichever way it ended."""
+        self._common = self._numbers = None
 
     def start_dictionary(self, memories: Sequence[Memory]) -> None:
         """The first memories of a bank give the text that all are packed with."""
@@ -44,9 +45,8 @@ class Rows:
     def store(self, version: int, memory: Memory, code: bytes) -> None:
         """Store a memory once, and its source if it is a new one."""
         common, blob = self._dictionary(), blob_of(memory.id)
-        self._db.execute("INSERT OR IGNORE INTO keys(key, code) VALUES (?, ?)", (memory.key, schema.pack(code)))
-        (key,) = self._db.execute("SELECT id FROM keys WHERE key = ?", (memory.key,)).fetchone()
-        text = schema.pack(memory.text.encode(), common)
+        key = self._key(memory.key, code)
+        text = schema.pack(memory.text.encode(), common + memory.key.encode())
         self._db.execute("INSERT OR IGNORE INTO memories VALUES (?, ?, ?, ?)", (blob, key, memory.kind, text))
         stored = self._db.execute("SELECT provenance FROM sources WHERE memory = ? ORDER BY seq", (blob,))
         known = [schema.unpack(packed, common).decode() for (packed,) in stored]
@@ -54,6 +54,16 @@ class Rows:
         if source not in known:
             row = (blob, len(known), version, schema.pack(source.encode(), common))
             self._db.execute("INSERT INTO sources VALUES (?, ?, ?, ?)", row)
+
+    def _key(self, key: str, code: bytes) -> int:
+        """The number of a key, stored once. The map is read in the transaction: another process may have added keys."""
+        if self._numbers is None:
+            rows = self._db.execute("SELECT id, key FROM keys")
+            self._numbers = {schema.unpack(packed, self._dictionary()).decode(): number for number, packed in rows}
+        if key not in self._numbers:
+            row = (schema.pack(key.encode(), self._dictionary()), schema.pack(code))
+            self._numbers[key] = int(self._db.execute("INSERT INTO keys(key, code) VALUES (?, ?)", row).lastrowid or 0)
+        return self._numbers[key]
 
     def alive(self, version: int) -> dict[MemoryId, None]:
         """The ids alive at a version, in the order they came: the journal replayed."""
@@ -71,10 +81,11 @@ class Rows:
         first = dict(self._db.execute("SELECT memory, provenance FROM sources WHERE seq = 0"))
         query = "SELECT m.id, k.id, k.key, k.code, m.kind, m.text FROM memories m JOIN keys k ON k.id = m.key"
         rows = []
-        for blob, number, key, code, kind, text in self._db.execute(query):
+        for blob, number, packed, code, kind, text in self._db.execute(query):
             if blob.hex() in wanted:
+                key = schema.unpack(packed, common).decode()
                 provenance = _provenance(schema.unpack(first[blob], common))
-                memory = Memory(key, schema.unpack(text, common).decode(), kind, provenance)
+                memory = Memory(key, schema.unpack(text, common + key.encode()).decode(), kind, provenance)
                 rows.append(Row(blob.hex(), memory, number, schema.unpack(code)))
         return rows
 

@@ -16,7 +16,7 @@ from duomem.errors import DataError
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-        "CREATE TABLE keys(id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, code BLOB NOT NULL)",
+        "CREATE TABLE keys(id INTEGER PRIMARY KEY, key BLOB NOT NULL, code BLOB NOT NULL)",
         """CREATE TABLE memories(
             id BLOB PRIMARY KEY, key INTEGER NOT NULL REFERENCES keys(id), kind TEXT NOT NULL,
             text BLOB NOT NULL) WITHOUT ROWID""",
@@ -35,8 +35,7 @@ APPLICATION_ID = 0x44754D65
 """Marks a SQLite file as a bank ("DuMe")."""
 
 DICTIONARY_BYTES = 2048
-"""Length of the dictionary that packs a bank's texts; it is cut from the first memories. Below about 1 kB texts pack worse,
-above 4 kB a bank of 50 memories grows (docs/retrieval.md)."""
+"""Length of the dictionary that packs a bank's texts; it is cut from the first memories. 4 kB packed no better."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -93,10 +92,13 @@ def dictionary(texts: Iterable[str]) -> bytes:
 
 
 def pack(value: bytes, common: bytes = b"") -> bytes:
-    """Raw deflate, with a shared dictionary where there is one."""
+    """Raw deflate with a shared dictionary; what doesn't shrink stays as it is. The first byte says which."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, *([common] if common else []))
-    return packer.compress(value) + packer.flush()
+    packed = packer.compress(value) + packer.flush()
+    return b"z" + packed if len(packed) < len(value) else b"=" + value
 
 
 def unpack(value: bytes, common: bytes = b"") -> bytes:
-    return zlib.decompressobj(-15, **({"zdict": common} if common else {})).decompress(value)
+    if value[:1] == b"=":
+        return value[1:]
+    return zlib.decompressobj(-15, **({"zdict": common} if common else {})).decompress(value[1:])

@@ -81,6 +81,7 @@ class Bank:
         self._rows = Rows(db)
         self._lock = threading.RLock()
         self._latest: View | None = None
+        self._wrote = False
 
     @classmethod
     def create(
@@ -126,9 +127,11 @@ class Bank:
         return cls(path, db, embedder, found)
 
     def close(self) -> None:
-        """Leaves one file, without side files, if no other process has it open. May be called again."""
+        """Leaves one packed file, without side files, if no other process has it open. May be called again."""
         with self._lock, suppress(sqlite3.ProgrammingError):
             with suppress(sqlite3.OperationalError):
+                if self._wrote:
+                    self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.close()
 
@@ -244,11 +247,13 @@ class Bank:
                 try:
                     yield self._db
                     self._db.execute("COMMIT")
+                    self._wrote = True
                 except BaseException:
                     with suppress(sqlite3.Error):
                         self._db.execute("ROLLBACK")
-                    self._rows.forget()
                     raise
+                finally:
+                    self._rows.forget()
             except sqlite3.OperationalError as error:
                 raise StoreError(f"The bank {self.path} cannot be written: {error}. Nothing of this batch was kept.") from error
 

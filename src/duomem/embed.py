@@ -97,7 +97,7 @@ _FUNCTION = _QUANTITY | _words(
 """Words that carry an instruction's form, not its matter: closed classes of English, and the light verbs of instructions."""
 
 _WORD = re.compile(r"[a-z]+|\d+")
-_WEIGHTS = {"lead": 3.0, "modifier": 3.0, "quantity": 3.0, "head": 1.5, "later": 0.9, "function": 0.15, "digit": 0.1}
+_WEIGHTS = {"lead": 4.0, "modifier": 4.0, "quantity": 4.0, "head": 1.5, "later": 0.9, "function": 0.15, "digit": 0.1}
 _PAIR, _FORM = 0.3, 0.5
 """Feature weights by role. Chosen on goals of training games; docs/retrieval.md has the figures."""
 
