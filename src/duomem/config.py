@@ -153,7 +153,7 @@ class Settings(BaseModel):
         content = getattr(self, table).model_dump(mode="json")
         if KIND_OF[table] == "models" and "layout" not in content:
             content["layout"] = self.student.layout  # a model that speaks in a layout speaks in the student's
-        if table == "tuning" and (self.memory is None or self.memory.k == 0):
+        if table == "tuning" and not self.remembers:
             content.setdefault("memories", "none")  # without memories there are none to train with
         return _component_options(table, content)
 
@@ -164,6 +164,11 @@ class Settings(BaseModel):
             if table in plain:
                 plain[table] |= self.options(table)
         return {key: value for key, value in plain.items() if value != {}}
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the run has memories to show."""
+        return self.memory is not None and self.memory.k > 0
 
     @property
     def hash(self) -> str:

@@ -27,6 +27,7 @@ from duomem.journal import Journal
 from duomem.rollout import Progress, Rollout
 from duomem.rundir import RunFolder
 from duomem.scores import Arm, Facts, Results, arms_named
+from duomem.summary import summarise
 from duomem.talk import Done, Talk
 from duomem.types import Labels, StopReason, Task
 
@@ -97,10 +98,11 @@ class Grid:
             return lambda seed: scoring.seat(arm, self._parts(loaded, seed, arm), self.labels)
 
         settings = self.run.settings
-        memories = settings.memory is not None and settings.memory.k > 0
 
         def has_parts(arm: Arm) -> bool:
-            return (not arm.adapter or settings.tuning is not None) and (memories or arm.memories in ("none", "example"))
+            return (not arm.adapter or settings.tuning is not None) and (
+                settings.remembers or arm.memories in ("none", "example")
+            )
 
         return {arm.name: seated(arm) for arm in arms_named(settings.evaluate.arms) if has_parts(arm)}
 
@@ -122,7 +124,7 @@ def evaluate(run: RunFolder, talk: Talk, data: Path | None = None, out: Path | N
     grid = Grid.of(run, data)
     if target.results.is_file() and target.done("evaluate", grid.inputs):
         talk.note(f"{target.root}: the evaluation is there already.")
-        return write_report(run, target)
+        return write_report(run, target) if out else _told(Results.read(target.results))
     target.write_config()
     talk.note(scoring.plan(grid.env, grid.tasks, list(grid.seeds)))
     results = _score(grid, target, talk)
@@ -130,17 +132,23 @@ def evaluate(run: RunFolder, talk: Talk, data: Path | None = None, out: Path | N
     if results.complete:
         wins = {arm.name: sum(score.won for score in results.of(arm.name)) for arm in results.arms}
         target.record("evaluate", grid.inputs, {"split": results.split, "games": len(results.tasks), "won": wins})
-    return write_report(run, target)
+    return _told(results) if results.complete and not out else write_report(run, target)
+
+
+def _told(results: Results) -> Done:
+    summary = summarise(results)
+    return Done(json.loads(summary.to_json()), report.headline(summary))
 
 
 def write_report(run: RunFolder, target: RunFolder) -> Done:
     """Write report.{json,md,html} beside the results. Raises `Incomplete` after that where an episode has no outcome."""
     results = Results.read(target.results)
-    summary = report.write(results, target.root)
-    scoring.require_complete(results, f"duomem evaluate {run.home or run.root}")
-    words = [report.headline(summary), "", f"Report: {target.root / 'report.html'}"]
-    words += [f"Other games: duomem evaluate {run.root} --data ROOT --split SPLIT --out DIR"] if target is run else []
-    return Done(json.loads(summary.to_json()), "\n".join(words))
+    report.write(results, target.root)
+    scoring.require_complete(results, f"duomem evaluate {run.root}")
+    done = _told(results)
+    words = [done.words, "", f"Look closer: {target.root / 'report.html'}"]
+    words += [f"On other games: duomem evaluate {run.root} --data ROOT --split SPLIT --out DIR"] if target is run else []
+    return Done(done.data, "\n".join(words))
 
 
 def _score(grid: Grid, target: RunFolder, talk: Talk) -> Results:
@@ -183,7 +191,7 @@ def _play(run: RunFolder, journal: Journal, talk: Talk) -> scoring.Play:
 def _parts_hash(run: RunFolder) -> list[str]:
     """What memories and adapter of one seed hold. Raises `UsageError` where one that the config names is not made yet."""
     settings = run.settings
-    bank = run.result("remember")["content_hash"] if settings.memory and settings.memory.k else ""
+    bank = run.result("remember")["content_hash"] if settings.remembers else ""
     adapter = run.result("tune")["content_hash"] if settings.tuning else ""
     return [bank, adapter]
 
@@ -227,7 +235,7 @@ def _facts(grid: Grid, results: Results) -> Facts:
 
 
 def _result(run: RunFolder, verb: str) -> dict[str, Any]:
-    needed = {"remember": run.settings.memory, "tune": run.settings.tuning}.get(verb, True)
+    needed = {"remember": run.settings.remembers, "tune": run.settings.tuning}.get(verb, True)
     return run.result(verb) if needed else {}
 
 

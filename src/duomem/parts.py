@@ -6,13 +6,14 @@ Not here: the order of the work (`duomem.pipeline`) and the components themselve
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from duomem import embed, weights
+from duomem import embed, examples, weights
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.config import Settings
@@ -23,13 +24,15 @@ from duomem.models import Model
 from duomem.prompts import Layout, load_layout
 from duomem.registry import component
 from duomem.rundir import RunFolder
+from duomem.tuning import Tuner
 from duomem.types import Budget, Sampling, digest
 
 
-def build(kind: str, name: str, options: dict[str, Any]) -> Any:
-    """A component from its own options."""
+def build(kind: str, name: str, options: dict[str, Any], **offers: Any) -> Any:
+    """A component from its own options, and from those of the offers that its `build` takes."""
     module = component(kind, name)
-    return module.build(module.Config(**options))
+    taken = inspect.signature(module.build).parameters
+    return module.build(module.Config(**options), **{key: value for key, value in offers.items() if key in taken})
 
 
 def environment(run: RunFolder, data: Path | None = None) -> Env:
@@ -54,17 +57,32 @@ def layout(settings: Settings) -> Layout:
 def strategy(settings: Settings, model: Model | None = None) -> MemoryStrategy | None:
     """The memory strategy; None where the config has no memory or shows none. A model that can count tokens does."""
     table = settings.memory
-    if table is None or table.k == 0:
+    if table is None or not settings.remembers:
         return None
-    module, count = component("memory", table.name), getattr(model, "count", None)
-    config = module.Config(**settings.options("memory"))
-    made: MemoryStrategy = module.build(config, count=count) if count else module.build(config)
+    offers = {"count": model.count} if model is not None and hasattr(model, "count") else {}
+    made: MemoryStrategy = build("memory", table.name, settings.options("memory"), **offers)
+    return made
+
+
+def tuner(settings: Settings) -> Tuner:
+    """The tuner of a config that has one."""
+    assert settings.tuning is not None
+    made: Tuner = build("tuning", settings.tuning.name, settings.options("tuning"), layout=layout(settings).hash)
     return made
 
 
 def budget(settings: Settings) -> Budget:
     table = settings.memory
     return Budget(table.k, table.floor, table.tokens) if table else Budget(k=0)
+
+
+def example_options(settings: Settings) -> examples.Options:
+    """How training examples are made: the tuner's own keys of that name; no memories where the run has none."""
+    options = settings.options("tuning")
+    own = {name: options[name] for name in examples.Options.model_fields if name in options}
+    if strategy(settings) is None:
+        own.setdefault("memories", "none")
+    return examples.Options(**own)
 
 
 def trainable(settings: Settings) -> str:
@@ -82,8 +100,10 @@ def base_hash(settings: Settings) -> str:
     return weights.base_hash(base) if base and Path(weights.resolve(base)).is_dir() else ""
 
 
-def files_hash(folder: Path) -> str:
-    """sha256 over the names and contents of a folder's own files."""
+def adapter_hash(folder: Path) -> str:
+    """sha256 over an adapter's weights; of one that is no PEFT adapter, over the names and contents of its files."""
+    if (folder / "adapter_model.safetensors").is_file():
+        return weights.adapter_hash(folder)
     return digest({file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if file.is_file()})
 
 

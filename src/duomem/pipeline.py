@@ -22,7 +22,6 @@ from duomem.journal import Journal
 from duomem.rollout import Job, Progress, Rollout, rollout
 from duomem.rundir import RunFolder, key
 from duomem.talk import SILENT, Done, Talk
-from duomem.tuning import Tuner
 from duomem.types import StopReason, Task, Trajectory, run_hash
 
 EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
@@ -208,7 +207,7 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
     if table is None:
         return {}
     base, options, layout = parts.trainable(settings), settings.options("tuning"), parts.layout(settings)
-    chosen = examples.Options(**{name: options[name] for name in examples.Options.model_fields if name in options})
+    chosen = parts.example_options(settings)
     needs = [run.result("collect")["content_hash"], run.result("remember")["content_hash"] if chosen.memories != "none" else ""]
     how = [table.name, options, parts.base_hash(settings), layout.hash, settings.run.seed]
     inputs = key(*needs, *how)
@@ -230,10 +229,11 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
             seed=settings.run.seed,
         )
         talk.note(prepared.words)
-        tuner: Tuner = parts.build("tuning", table.name, options)
-        adapter = tuner.tune(prepared.examples, base, run.adapter, seed=settings.run.seed, progress=partial(_loss, talk))
+        adapter = parts.tuner(settings).tune(
+            prepared.examples, base, run.adapter, seed=settings.run.seed, progress=partial(_loss, talk)
+        )
     made = {"parameters": adapter.parameters, "examples": adapter.examples, "tokens": adapter.tokens, "losses": adapter.losses}
-    result = made | {"words": prepared.words, "content_hash": parts.files_hash(run.adapter), "seconds": clock()}
+    result = made | {"words": prepared.words, "content_hash": parts.adapter_hash(run.adapter), "seconds": clock()}
     return run.record("tune", inputs, result)
 
 
