@@ -23,6 +23,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from duomem.pocket import card
 from duomem.pocket.corpus import Recipe, episodes
 from duomem.pocket.language import invented_words
 from duomem.prompts import encode
@@ -202,7 +203,7 @@ def _loss(model: Any, ids: Any, weights: Any) -> Any:
     return (losses * weight[keep]).sum()
 
 
-def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row], minutes: float) -> None:
+def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> None:
     """One process of the training; rank 0 logs and saves."""
     import torch
     import torch.distributed as dist
@@ -273,7 +274,8 @@ def train(out: Path, settings: Settings) -> None:
     rows = make_rows(settings, out)
     total = sum(len(row.ids) for row in rows)
     print(f"{len(rows)} episodes, {total / 1e6:.1f}M tokens, made in {time.monotonic() - started:.0f} s", flush=True)
-    spawn(_work, (settings, str(out), rows, 0.0), nprocs=settings.processes)  # type: ignore[no-untyped-call]
+    spawn(_work, (settings, str(out), rows), nprocs=settings.processes)  # type: ignore[no-untyped-call]
+    card.write(out)
 
 
 def main(
