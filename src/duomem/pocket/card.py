@@ -1,6 +1,7 @@
 """The model card of a pocket base model: `python -m duomem.pocket.card FOLDER` writes FOLDER/README.md from `training.json`.
 
-In: a trained model folder and `card.md`. Out: the card, with the hash of the weights, exact counts and what the corpus holds. It measures nothing.
+In: a trained model folder and `card.md`. Out: the card, with the hash of the weights, exact counts and
+what the corpus holds. It measures nothing.
 """
 
 from __future__ import annotations
