@@ -88,7 +88,7 @@ def test_the_result_table_and_the_decision_exactly(tmp_path: Path) -> None:
         "format_only": 3,  # the example speaks of looking, and three games are of that kind
         "memory": 18,
         "adapter": 13,
-        "both": 19,
+        "both": 18,
         "decoy": 0,
         "teacher": 20,
     }
