@@ -14,9 +14,10 @@ CHATML = (
 )
 # As Qwen3 does: answers after the last question get a think block, earlier ones lose theirs.
 QWEN3 = (
-    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}"
-    "{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}{% if loop.index0 > ns.last %}"
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ m.content.strip('\n') }}{% else %}<|im_start|>assistant\n{{ m.content }}{% endif %}"
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}{% if loop.index0 > ns.last %}"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ m.content.strip('\n') }}{% else %}<|im_start|>assistant\n"
+    "{{ m.content }}{% endif %}"
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -27,15 +28,15 @@ LLAMA3 = (
 GEMMA = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}"
-    "{% endif %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    "{% endif %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 # As Mistral's older ones do: the system text stands in the last user message, answers follow a space.
 MISTRAL = (
     "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}{% else %}"
     "{% set system = '' %}{% set turns = messages %}{% endif %}{{ bos_token }}{% for m in turns %}{% if m.role == 'user' %}"
-    "[INST] {% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}"
-    "{% endif %}{% endfor %}"
+    "[INST] {% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }} [/INST]{% else %} {{ m.content }}"
+    "{{ eos_token }}{% endif %}{% endfor %}"
 )
 POCKET = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|a|>{% else %}<|u|>{% endif %}{{ m.content }}<|end|>{% endfor %}"
@@ -59,7 +60,8 @@ TEMPLATES = {
 
 TEXT = """You arrive at countertop 1. On the countertop 1, you see a mug 2, a knife 1 and a plate 3. Nothing happens.
 You open the fridge 1. The fridge 1 is open. In it, you see nothing. Your task: put a clean mug in cabinet.
-Thought: mug find countertop. Action: go to countertop 1. take mug 2 from countertop 1. move mug 2 to cabinet 4. system user assistant model
+Thought: mug find countertop. Action: go to countertop 1. take mug 2 from countertop 1. move mug 2 to cabinet 4.
+system user assistant model
 """
 
 

@@ -12,24 +12,19 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
-import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from duomem import __version__, weights
+from duomem import weights
 from duomem.chat import Encoded, encode
-from duomem.errors import DataError, MismatchError, MissingExtra, UsageError
+from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.examples import Options
-from duomem.tuning._batches import Step, plan
+from duomem.tuning._batches import plan
+from duomem.tuning._files import MANIFEST, STARTED, Job, agrees, read, versions, write
 from duomem.types import SCHEMA, Adapter, Example, digest
-
-MANIFEST = "manifest.json"
-_STARTED = "run.json"
 
 
 class Config(Options):
@@ -81,45 +76,6 @@ PARAMETER_LIMIT = 10_000_000
 """An adapter has fewer trained parameters than this, as the paper's do."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One training run, made ready: what its manifest pins and what the loop needs."""
-
-    config: Config
-    base: str
-    base_hash: str
-    tokenizer_hash: str
-    layout: str
-    data_hash: str
-    data: list[Encoded]
-    examples: int
-    steps: list[Step]
-    seed: int
-
-    @property
-    def pins(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be continued."""
-        return {
-            "base": weights.stable_name(self.base),
-            "base_sha256": self.base_hash,
-            "tokenizer_sha256": self.tokenizer_hash,
-            "layout": self.layout,
-            "data": self.data_hash,
-            "config": self.config.model_dump(mode="json"),
-            "seed": self.seed,
-        }
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all steps, padding not counted."""
-        return sum(len(self.data[row].ids) for step in self.steps for row in step.rows)
-
-    @property
-    def padding(self) -> float:
-        """Share of the computed tokens that is padding."""
-        return 1 - self.tokens / sum(len(step.rows) * step.length for step in self.steps)
-
-
 class Lora:
     """The tuner; see `duomem.tuning.Tuner`."""
 
@@ -141,17 +97,18 @@ class Lora:
         Raises `DataError` when nothing is left to learn, `MismatchError` when `out` holds another run's adapter or checkpoints,
         `UsageError` when the adapter would have 10 million parameters or more.
         """
+        config = self._config
         quiet_threads()
         _libraries()
-        job = self._job(list(examples), base, seed)
+        job = self._job(sorted(examples, key=lambda example: (example.source, example.memories)), base, seed)
         out.mkdir(parents=True, exist_ok=True)
-        if _agrees(out / MANIFEST, job):
-            return _read(out)
-        _agrees(out / _STARTED, job)
-        (out / _STARTED).write_text(json.dumps(job.pins, indent=1))
-        return _train(job, out, progress)
+        if agrees(out / MANIFEST, job):
+            return read(out)
+        agrees(out / STARTED, job)
+        (out / STARTED).write_text(json.dumps(job.pins, indent=1))
+        return _train(job, config, out, progress)
 
-    def _job(self, examples: Sequence[Example], base: str, seed: int) -> _Job:
+    def _job(self, examples: Sequence[Example], base: str, seed: int) -> Job:
         config = self._config
         tokenizer = weights.load_tokenizer(base, revision=config.revision, trust_remote_code=config.trust_remote_code)
         data = encode_all(tokenizer, examples, _context(base, config))
@@ -163,8 +120,8 @@ class Lora:
             seed=seed,
         )
         content = sorted(digest([example.source, list(example.memories), list(example.learn)]) for example in examples)
-        return _Job(
-            config,
+        return Job(
+            config.model_dump(mode="json"),
             base,
             weights.base_hash(base, config.revision),
             weights.tokenizer_hash(tokenizer),
@@ -238,36 +195,16 @@ def _context(base: str, config: Config) -> int:
     return int(getattr(found.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
 
-def _agrees(file: Path, job: _Job) -> bool:
-    """Whether the file is there and says the same run. Raises `MismatchError` where it says another."""
-    if not file.is_file():
-        return False
-    said = json.loads(file.read_text())
-    for key, value in job.pins.items():
-        if said.get(key) != value:
-            raise MismatchError(
-                f"{file.parent} holds an adapter or checkpoints of another run: {key} was {_short(said.get(key))} and is "
-                f"{_short(value)}. Remove the folder, or train into another one."
-            )
-    return True
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def _train(job: _Job, out: Path, progress: Callable[[int, int, float], None] | None) -> Adapter:
+def _train(job: Job, config: Config, out: Path, progress: Callable[[int, int, float], None] | None) -> Adapter:
     import torch
 
     from duomem.tuning._train import Schedule, train
 
-    config = job.config
     if config.threads:
         torch.set_num_threads(config.threads)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = use_bfloat16(config.dtype, device)
-    model = _with_adapter(job, bfloat16).to(device)
+    model = _with_adapter(job, config, bfloat16).to(device)
     parameters = _count(model, config)
     schedule = Schedule(
         config.learning_rate,
@@ -281,6 +218,7 @@ def _train(job: _Job, out: Path, progress: Callable[[int, int, float], None] | N
     trained = train(model, job.data, job.steps, schedule, out / "checkpoints", progress)
     manifest = job.pins | {
         "schema": SCHEMA,
+        "base": weights.stable_name(job.base),
         "parameters": parameters,
         "examples": job.examples,
         "sequences": len(job.data),
@@ -291,17 +229,16 @@ def _train(job: _Job, out: Path, progress: Callable[[int, int, float], None] | N
         "losses": trained.losses,
         "dtype": "bfloat16" if bfloat16 else "float32",
         "device": device,
-        "versions": _versions(),
+        "versions": versions(),
     }
-    return _write(model, out, manifest)
+    return write(model, out, manifest)
 
 
-def _with_adapter(job: _Job, bfloat16: bool) -> Any:
+def _with_adapter(job: Job, config: Config, bfloat16: bool) -> Any:
     """The base with a fresh adapter on every linear layer but the output's."""
     import torch
     from peft import LoraConfig, get_peft_model
 
-    config = job.config
     base = weights.load_base(job.base, dtype="float32", revision=config.revision, trust_remote_code=config.trust_remote_code)
     torch.manual_seed(job.seed)
     model = get_peft_model(
@@ -331,45 +268,3 @@ def _count(model: Any, config: Config) -> int:
             f"(now {config.rank}), or allow it with tuning.unrestricted=true."
         )
     return count
-
-
-def _write(model: Any, out: Path, manifest: dict[str, Any]) -> Adapter:
-    """The finished adapter. The manifest is written last: a folder that has one is whole."""
-    model.peft_config["default"].base_model_name_or_path = manifest["base"]
-    # Without the switch PEFT would ask the hub whether it knows the base.
-    model.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)
-    draft = out / f"{MANIFEST}.draft"
-    draft.write_text(json.dumps(manifest, indent=1) + "\n")
-    draft.replace(out / MANIFEST)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    (out / _STARTED).unlink(missing_ok=True)
-    return _read(out)
-
-
-def _read(out: Path) -> Adapter:
-    manifest = weights.read_manifest(out)
-    return Adapter(
-        str(out),
-        manifest["base"],
-        manifest["base_sha256"],
-        manifest["parameters"],
-        manifest["examples"],
-        manifest["tokens"],
-        manifest["seconds"],
-        tuple(manifest["losses"]),
-    )
-
-
-def _versions() -> dict[str, str]:
-    import peft
-    import torch
-    import transformers
-
-    return {
-        "duomem": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }
