@@ -70,7 +70,6 @@ def test_the_manifest_tells_the_run(base: str, trained: Adapter) -> None:
     assert len(manifest["losses"]) == manifest["steps"] == len(trained.losses)
     texts = [file.read_text(errors="replace") for file in folder.iterdir()]
     assert not any(str(Path(base).parent) in text for text in texts), "no path of the machine"
-    )
     tensors = load_file(str(folder / "adapter_model.safetensors"))
     assert sum(tensor.numel() for tensor in tensors.values()) == trained.parameters == manifest["parameters"]
 
