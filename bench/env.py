@@ -1,8 +1,9 @@
 """P1: ALFWorld environment steps a second, against the stock textworld and alfworld wrappers, played side by side.
 
-In: official games (or what `--root` holds) and generated ones, of six task types. Out: one JSON line: `ratio` = stock seconds a
-step / ours, `equal` = feedback, admissible commands, facts and won have the same hash after every step of every episode. Each
-game is played by the package's handcoded expert and twice at random. Loading and resetting are timed apart; `episode_ratio` has them in.
+In: official games (or what `$ALFWORLD_DATA` holds) and generated ones, of six task types. Out: one JSON line: `ratio` = stock
+seconds a step / ours, `equal` = feedback, admissible commands, facts and won have the same hash after every step of every
+episode. Each game is played by the package's handcoded expert and thrice at random. `ratio` is of steps; `episode_ratio` has
+loading and resetting in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -25,7 +29,7 @@ from duomem.envs.alfworld import Config, build
 from duomem.games.write import write_games
 from duomem.types import digest
 
-EXPERT_STEPS, RANDOM_STEPS = 30, 10
+EXPERT_STEPS, RANDOM_STEPS, RANDOM_EPISODES = 30, 8, 3
 SPLIT = "valid_seen"
 
 
@@ -42,6 +46,10 @@ class Tally:
     won: int = 0
     episodes: Counter[str] = field(default_factory=Counter)
     unequal: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
 
 
 def timed(action: Callable[[], Any]) -> tuple[Any, float]:
@@ -106,10 +114,13 @@ def play(tally: Tally, where: str, env: Any, session: Session, policy: Callable[
             break
 
 
-def play_game(tally: Tally, engine: Engine, game: Path, kind: str) -> None:
+def play_game(job: tuple[Path, str]) -> Tally:
+    """All episodes of one game, in a worker process of its own."""
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs.pddl import PddlEnv
+
+    (game, kind), tally, engine = job, Tally(), Engine()
 
     def ours() -> Session:
         data, sha = read_game_file(game)
@@ -117,8 +128,8 @@ def play_game(tally: Tally, engine: Engine, game: Path, kind: str) -> None:
 
     env = AlfredDemangler(PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True)))
     tally.stock_open += timed(lambda: env.load(str(game)))[1]
-    policies = [(expert(game), EXPERT_STEPS), (at_random(f"{game.parent.name} 1"), RANDOM_STEPS)]
-    policies.append((at_random(f"{game.parent.name} 2"), RANDOM_STEPS))
+    policies = [(expert(game), EXPERT_STEPS)]
+    policies += [(at_random(f"{game.parent.name} {number}"), RANDOM_STEPS) for number in range(RANDOM_EPISODES)]
     for number, (policy, steps) in enumerate(policies):
         session, seconds = timed(ours)
         if number:
@@ -127,6 +138,7 @@ def play_game(tally: Tally, engine: Engine, game: Path, kind: str) -> None:
         play(tally, f"{kind} {game.parent.name} episode {number}", env, session, policy, steps)
         session.close()
         tally.episodes[kind] += 1
+    return tally
 
 
 def spread(root: Path, split: str, n: int) -> Iterator[tuple[Path, str]]:
@@ -143,22 +155,33 @@ def spread(root: Path, split: str, n: int) -> Iterator[tuple[Path, str]]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--games", type=int, default=60, help="games of the data root; three episodes each")
-    parser.add_argument("--generated", type=int, default=12, help="generated games beside them; three episodes each")
+    parser.add_argument("--games", type=int, default=44, help="games of the data root; four episodes each")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes; both arms of a game run in the same one")
+    parser.add_argument("--seconds", type=float, default=540.0, help="no game is begun after this time; `complete` tells")
+    parser.add_argument("--generated", type=int, default=8, help="generated games beside them; four episodes each")
 
 
 def main() -> None:
     options = arguments(__doc__ or "", add_options)
-    tally, engine = Tally(), Engine()
+    tally, begun, done = Tally(), perf_counter(), 0
     with TemporaryDirectory(prefix="duomem-bench-") as made, data_root(SPLIT) as (root, source):
         games = list(spread(root, SPLIT, options.games))
         if options.generated:
             write_games(Path(made), "dev", options.generated, seed=1)
             games += spread(Path(made), "dev", options.generated)
-        for done, (game, kind) in enumerate(games):
-            play_game(tally, engine, game, kind)
-            if not options.json:
-                print(f"{done + 1}/{len(games)} {kind}", file=sys.stderr, flush=True)
+        random.Random(0).shuffle(games)
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            left = iter(games)
+            running = {pool.submit(play_game, job) for job in islice(left, options.jobs)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    tally.add(future.result())
+                    done += 1
+                late = perf_counter() - begun > options.seconds
+                running |= {pool.submit(play_game, job) for job in islice(left, 0 if late else len(finished))}
+                if not options.json:
+                    print(f"{done}/{len(games)} games", file=sys.stderr, flush=True)
     for where in tally.unequal[:10]:
         print(f"not equal: {where}", file=sys.stderr)
     episodes = sum(tally.episodes.values())
@@ -167,6 +190,7 @@ def main() -> None:
         ratio=tally.stock_step / tally.our_step,
         equal=not tally.unequal,
         episodes=episodes,
+        complete=done == len(games),
         steps=tally.steps,
         won=tally.won,
         by_kind=dict(tally.episodes),
@@ -175,7 +199,7 @@ def main() -> None:
         ours_step_ms=1e3 * tally.our_step / tally.steps,
         stock_open_ms=1e3 * tally.stock_open / episodes,
         ours_open_ms=1e3 * tally.our_open / episodes,
-        ours_reopen_ms=1e3 * tally.our_reopen / max(1, episodes - len(games)),
+        ours_reopen_ms=1e3 * tally.our_reopen / max(1, episodes - done),
         episode_ratio=(tally.stock_step + tally.stock_open) / (tally.our_step + tally.our_open),
     )
     sys.exit(1 if tally.unequal else 0)
