@@ -244,3 +244,39 @@ def test_evaluation_splits_are_those_of_the_games() -> None:
     from duomem.games.rooms import ROOMS
 
     assert set(pipeline.EVALUATION_SPLITS) == set(ROOMS) - {"train"}
+
+
+def test_the_real_student_and_tuner_go_through(tmp_path: Path) -> None:
+    """Random weights: nothing is won, but every part is loaded, trained, checked and resumed as in a real run."""
+    pytest.importorskip("peft", reason="the extra 'train' is not installed")
+    import tiny_models
+
+    base = tiny_models.model(tmp_path / "base", max_position_embeddings=4096)
+    few = [
+        "student.model=hf",
+        f"student.path={base}",
+        "student.max_tokens=6",
+        "tuning.name=lora",
+        "tuning.rank=8",
+        "tuning.epochs=1",
+        "tuning.threads=1",
+        "student.threads=1",
+        "teacher.tasks=4",
+        "evaluate.games=1",
+        "rollout.max_steps=12",
+        "evaluate.arms=['none', 'adapter', 'both']",
+    ]
+    run = make(tmp_path, *few)
+    data = distill(run).data
+    assert data["complete"] is True
+    assert 0 < data["adapter_parameters"] < 10_000_000
+    assert data["arms"]["both"]["memories"] == 1
+    trained = run.result("tune")
+    assert len(trained["losses"]) > 0
+    again = Listener()
+    distill(make(tmp_path, *few), again.talk)
+    assert again.skipped == 4
+    shutil.rmtree(run.adapter)
+    tune(make(tmp_path, *few))
+    assert run.result("tune")["content_hash"] == trained["content_hash"], "training is repeatable on a CPU"
+    assert str(tmp_path) not in (run.root / "report.json").read_text(), "a report names no folder of this machine"

@@ -30,6 +30,7 @@ from duomem.scores import Arm, Facts, Results, arms_named
 from duomem.summary import summarise
 from duomem.talk import Done, Talk
 from duomem.types import Labels, StopReason, Task
+from duomem.weights import stable_name
 
 LIBRARIES = ("duomem", "alfworld", "textworld", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -218,7 +219,7 @@ def _facts(grid: Grid, results: Results) -> Facts:
             "teacher": settings.teacher.model,
             "teacher_episodes": str(sum(step.get("episodes", 0) for step in steps["collect"])),
             "teacher_won": str(sum(step.get("won", 0) for step in steps["collect"])),
-            "student": str(settings.options("student").get("path", settings.student.model)),
+            "student": stable_name(str(settings.options("student").get("path", settings.student.model))),
             "layout": f"{settings.student.layout} {parts.layout(settings).hash}",
             "max_steps": str(settings.rollout.max_steps),
             "k": str(settings.memory.k if settings.memory else 0),

@@ -6,6 +6,7 @@ libraries are imported by the verbs that need them, so that `duomem --help` is q
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -24,6 +25,9 @@ Exit codes: 0 done; 1 error; 2 wrong option, config key, component or path; 3 da
 process failed; 5 ended with work left (run it again); 130 interrupted (run it again).
 """
 
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Libraries' own bars and warnings would tear the progress bars apart. A user's own settings win."""
+
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 verbs.add_to(app)
 tools.add_to(app)
@@ -32,6 +36,8 @@ tools.add_to(app)
 def main() -> None:
     """Entry point of the `duomem` command."""
     argv = sys.argv[1:]
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         app(argv, prog_name="duomem")
     except DuomemError as error:
