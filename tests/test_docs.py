@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -76,6 +77,25 @@ def test_the_file_map_is_the_tree() -> None:
     wanted |= {f"src/duomem/{folder}/" for folder in (*WHOLE_FOLDERS, "envs", "models", "memory", "tuning")}
     wanted |= {"bench/", "docs/", "tests/", "configs/", "Makefile", "pyproject.toml", "requirements.lock", ".ci/run"}
     assert sorted(wanted - named) == [], "not in README's file map"
+
+
+def test_setup_is_quick_when_nothing_changed_and_clear_about_an_old_python(tmp_path: Path) -> None:
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    done = tmp_path / "done"
+    done.mkdir()
+    (done / ".installed").touch()
+    quick = subprocess.run(["make", "-n", "setup", f"VENV={done}"], cwd=ROOT, capture_output=True, text=True)
+    assert (quick.returncode, "pip" in quick.stdout) == (0, False)
+    old = tmp_path / "python-old"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
+    old.chmod(0o755)
+    refused = subprocess.run(
+        ["make", "setup", f"VENV={tmp_path / 'none'}", f"PYTHON={old}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    assert "3.11 or newer" in refused.stderr
+    assert "3.9.2" in refused.stderr
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -1,7 +1,7 @@
 """The one renderer and the one reply parser; collection, training, evaluation and serving all call it.
 
-In: a layout (hashed data), the task's words, memories, observations, replies. Out: messages, token ids with loss
-weights, and the tool call in a reply. It never sees a task id, path or type, and text from outside never becomes a special token.
+In: a layout (hashed data), the task's words, memories, observations, replies. Out: messages, token ids with loss weights, and
+the tool call in a reply. It never sees a task id, path or type, and text from outside never becomes a special token.
 """
 
 from __future__ import annotations

@@ -136,8 +136,7 @@ def demo(
     """
     from duomem.config import shipped
 
-    config = None if (run / "config.toml").is_file() else shipped("demo")
-    _verb("distill", run, config, sets)
+    _verb("distill", run, shipped("demo"), sets)
 
 
 def _verb(name: str, run: Path, config: Path | None, sets: list[str] | None, **more: Any) -> None:
