@@ -9,6 +9,7 @@ whatever its words.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +18,16 @@ from duomem.policy import Kind, Step
 
 REAL_SHAPES = frozenset({"tm", "tpm", "tmtm", "tu"})
 """take-move, take-process-move, twice take-move, take-use: the shapes of the six task types. Never generated."""
+REAL_TASK = re.compile(
+    r"put an? (?:clean|hot|cool) |(?:clean|heat|cool) some |put two |find two |"
+    r"look at \S+ under|examine the \S+ with|put (?:a|some) \S+ (?:in|on) "
+)
+"""The wordings of real tasks. A sentence that matches is drawn again."""
+_OWN = {"take": ("take",), "move": ("move",), "use": ("use",), "process": ("clean", "heat", "cool")}
+_REAL_VERBS = ("take", "move", "use", "clean", "heat", "cool")
+_ADJECTIVES = ("put", "clean", "hot", "cool", "heat", "find", "look", "examine", "get", "bring")
 _LETTER = {"take": "t", "move": "m", "process": "p", "use": "u"}
-_PREPOSITIONS = ("from", "to", "with", "at", "off", "in", "on", "into", "by", "near", "over", "under")
+_PREPOSITIONS = ("from", "to", "off", "in", "on", "into", "by", "near", "over", "under")
 _FILLERS = ("a", "some", "the", "it", "and", "in", "on", "with", "under", "two", "them", "at", "of", "then")
 
 
@@ -111,17 +120,18 @@ def invent(rng: random.Random, tools: Sequence[str]) -> Procedure:
     while True:
         slots = _slots(rng, tools)
         if shape(slots) not in REAL_SHAPES:
-            return Procedure(tuple(slots), _words(rng, slots, ()))
+            return Procedure(tuple(slots), _words(rng, slots))
 
 
 def rename(rng: random.Random, procedure: Procedure, tools: Sequence[str]) -> Procedure:
     """A distractor: the same words but for one, another procedure."""
-    known = [word for word in procedure.words.split() if word in invented_words()]
+    known = [word for word in procedure.words.split() if word in invented_words() or word in _ADJECTIVES]
     other = invent(rng, tools)
     same_nouns = _nouns(other.slots) == _nouns(procedure.slots)
-    if not known or not same_nouns:
+    words = procedure.words.replace(rng.choice(known), _naming(rng, invented_words()), 1) if known else procedure.words
+    if words == procedure.words or not same_nouns or REAL_TASK.search(words):
         return other
-    return Procedure(other.slots, procedure.words.replace(rng.choice(known), rng.choice(invented_words()), 1))
+    return Procedure(other.slots, words)
 
 
 def real(rng: random.Random, tools: Sequence[str], lamps: Sequence[str]) -> Procedure | None:
@@ -141,13 +151,12 @@ def real(rng: random.Random, tools: Sequence[str], lamps: Sequence[str]) -> Proc
         slots += [Slot("process", Verb(verb, "with"), 0, tool) for verb, tool in process[: rng.randint(1, 3)]]
     else:
         return None
-    return Procedure(tuple(slots), _words(rng, slots, ()))
+    return Procedure(tuple(slots), _words(rng, slots))
 
 
 def _slots(rng: random.Random, tools: Sequence[str]) -> list[Slot]:
-    words = rng.sample(invented_words(), 6)
-    prepositions = [rng.choice(_PREPOSITIONS) for _ in range(6)]
-    take, move, use, *process = (Verb(word, preposition) for word, preposition in zip(words, prepositions, strict=True))
+    kinds: tuple[Kind, ...] = ("take", "move", "use", "process", "process", "process")
+    take, move, use, *process = (Verb(_verb(rng, kind), _preposition(rng, kind)) for kind in kinds)
     slots: list[Slot] = []
     held, thing, target = False, 0, 0
     fixed = rng.random() < 0.3
@@ -169,6 +178,18 @@ def _slots(rng: random.Random, tools: Sequence[str]) -> list[Slot]:
     return slots
 
 
+def _preposition(rng: random.Random, kind: Kind) -> str:
+    """`with` marks a tool's use, `at` a use in place, as in the game; else a guide would not say what to open or to name."""
+    return {"process": "with", "use": "at"}.get(kind) or rng.choice(_PREPOSITIONS)
+
+
+def _verb(rng: random.Random, kind: Kind) -> str:
+    """An invented word, or a real verb that means something else here: `move` may be a tool's use, never a moving."""
+    if rng.random() < 0.3:
+        return rng.choice([word for word in _REAL_VERBS if word not in _OWN[kind]])
+    return rng.choice(invented_words())
+
+
 def _nouns(slots: Sequence[Slot]) -> list[str]:
     """The noun slots a task's words must name: every thing, and every place that is not a fixed tool."""
     nouns = [f"{{a{slot.thing}}}" for slot in slots]
@@ -176,16 +197,24 @@ def _nouns(slots: Sequence[Slot]) -> list[str]:
     return list(dict.fromkeys(nouns))
 
 
-def _words(rng: random.Random, slots: Sequence[Slot], taken: Sequence[str]) -> str:
-    """A sentence of invented words, fillers and noun slots, such as "zorid a plemu {a0} in {p0}."."""
-    verbs = [slot.verb.word for slot in slots if slot.verb.word in invented_words()]
-    parts: list[str] = []
-    for index, noun in enumerate(_nouns(slots)):
-        words = [rng.choice(_FILLERS) for _ in range(rng.choice((0, 1, 1, 2)))]
-        if index == 0 or rng.random() < 0.5:
-            word = rng.choice(verbs) if verbs and rng.random() < 0.4 else rng.choice(invented_words())
-            words.insert(0 if index == 0 else rng.randint(0, len(words)), word)
-        if index == 0 and rng.random() < 0.4:
-            words.append(rng.choice(invented_words()))
-        parts += [*words, noun]
-    return " ".join(parts) + rng.choice((".", ".", ""))
+def _words(rng: random.Random, slots: Sequence[Slot]) -> str:
+    """A sentence of invented and common words and noun slots, such as "zorid a plemu {a0} in {p0}.", but no real task's."""
+    verbs = [slot.verb.word for slot in slots]
+    while True:
+        parts: list[str] = []
+        for index, noun in enumerate(_nouns(slots)):
+            words = [rng.choice(_FILLERS) for _ in range(rng.choice((0, 1, 1, 2)))]
+            if index == 0 or rng.random() < 0.4:
+                words.insert(0 if index == 0 else rng.randint(0, len(words)), _naming(rng, verbs))
+            if index == 0 and rng.random() < 0.4:
+                words.append(_naming(rng, verbs))
+            parts += [*words, noun]
+        sentence = " ".join(parts) + rng.choice((".", ".", ""))
+        if not REAL_TASK.search(sentence):
+            return sentence
+
+
+def _naming(rng: random.Random, verbs: Sequence[str]) -> str:
+    """A word that tells one procedure's tasks from another's."""
+    draw = rng.random()
+    return rng.choice(verbs) if draw < 0.3 else rng.choice(_ADJECTIVES) if draw < 0.65 else rng.choice(invented_words())
