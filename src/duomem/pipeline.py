@@ -27,6 +27,9 @@ from duomem.types import StopReason, Task, Trajectory, run_hash
 EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
 """No memory, training run or teacher's episode comes from these."""
 
+BATCH = 100
+"""Trajectories between two versions of the bank: a strategy sees what the batches before wrote."""
+
 Result = dict[str, Any]
 
 
@@ -168,9 +171,10 @@ def _remember(run: RunFolder, talk: Talk, *, rebuild: bool) -> Result:
         run.clock("remember", inputs) as clock,
         Bank.create(draft, embedder, layout.hash, splits=(settings.teacher.split,)) as bank,
     ):
-        for number, trajectory in enumerate(trajectories, 1):
-            bank.apply(strategy.write(trajectory, bank.view(), None))
-            talk.progress("remember", number, len(trajectories), "")
+        for start in range(0, len(trajectories), BATCH):
+            view, batch = bank.view(), trajectories[start : start + BATCH]
+            bank.apply([edit for trajectory in batch for edit in strategy.write(trajectory, view, None)])
+            talk.progress("remember", start + len(batch), len(trajectories), "")
         memories, content = len(bank.view()), bank.view().content_hash
     draft.rename(run.bank)
     size = run.bank.stat().st_size
