@@ -85,6 +85,7 @@ class HfModel:
 
 def build(config: Config) -> HfModel:
     """Load the model. Raises `MissingExtra`, `UsageError` for no such model, `MismatchError` for a wrong adapter."""
+    weights.quiet_threads()
     try:
         import torch
         import transformers

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +97,7 @@ class Lora:
         `UsageError` when the adapter would have 10 million parameters or more.
         """
         config = self._config
-        quiet_threads()
+        weights.quiet_threads()
         _libraries()
         job = self._job(sorted(examples, key=lambda example: (example.source, example.memories)), base, seed)
         out.mkdir(parents=True, exist_ok=True)
@@ -160,11 +159,6 @@ def encode_all(tokenizer: Any, examples: Sequence[Example], context: int) -> lis
             f"the base's context of {context} tokens. Collect more won episodes, or set tuning.filter=mask or none."
         )
     return found
-
-
-def quiet_threads() -> None:
-    """Let waiting threads sleep. A team that spins on cores others use made a step 30 times slower. Before torch loads."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def use_bfloat16(dtype: str, device: str) -> bool:
