@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ class Settings:
     """The recipe of a base model."""
 
     seed: int = 0
-    episodes: int = 44_000
+    episodes: int = 32_000
     hidden: int = 192
     layers: int = 5
     heads: int = 6
@@ -51,6 +51,9 @@ class Settings:
     short_until: float = 0.2
     """Share of the steps that see only episodes of at most 480 tokens."""
     processes: int = 2
+    slip: float = 0.05
+    start: str = ""
+    """A model folder to go on from, with its tokenizer; empty: from random weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,10 @@ def _start_worker(folder: str) -> None:
     _TOKENIZER = AutoTokenizer.from_pretrained(folder)
 
 
-def _rows(job: tuple[int, int]) -> list[Row]:
-    seed, number = job
+def _rows(job: tuple[int, int, float]) -> list[Row]:
+    seed, number, slip = job
     rows = []
-    for example in episodes(seed, number, Recipe()):
+    for example in episodes(seed, number, Recipe(slip=slip)):
         encoded = encode(_TOKENIZER, example.messages, example.learn)
         if len(encoded.ids) <= BUCKETS[-1]:
             weights = np.round(np.asarray(encoded.weights) * 10).astype(np.uint8)
@@ -105,7 +108,7 @@ def _rows(job: tuple[int, int]) -> list[Row]:
 
 def make_rows(settings: Settings, folder: Path) -> list[Row]:
     """The tokenised corpus, made in parallel; 500 episodes a job."""
-    jobs = [(settings.seed * 1_000_000 + index, 500) for index in range(settings.episodes // 500)]
+    jobs = [(settings.seed * 1_000_000 + index, 500, settings.slip) for index in range(settings.episodes // 500)]
     with Pool(settings.processes, _start_worker, (str(folder),)) as pool:
         return [row for rows in pool.imap(_rows, jobs) for row in rows]
 
@@ -214,6 +217,8 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
     dist.init_process_group("gloo", rank=rank, world_size=settings.processes)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = make_model(settings, tokenizer)
+    if settings.start:
+        model = type(model).from_pretrained(settings.start, dtype=torch.float32, use_safetensors=True)
     optimizers = _optimizers(model, settings)
     plan = batches(rows, settings)
     parameters = list(model.parameters())
@@ -249,14 +254,15 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
     if rank == 0:
         model.save_pretrained(folder)
         record = {
-            "settings": asdict(settings),
+            "settings": {**asdict(settings), "start": Path(settings.start).name},
             "parameters": sum(parameter.numel() for parameter in parameters),
             "episodes": len(rows),
             "tokens": tokens,
             "seconds": round(time.monotonic() - started),
             "steps": len(plan),
             "corpus": digest([digest([row.ids.tolist() for row in rows[:200]]), len(rows)]),
-            "recipe": asdict(Recipe()),
+            "recipe": asdict(Recipe(slip=settings.slip)),
+            "before": json.loads((Path(settings.start) / "training.json").read_text()) if settings.start else None,
             "torch": torch.__version__,
             "losses": [round(sum(losses[i : i + 25]) / len(losses[i : i + 25]), 4) for i in range(0, len(losses), 25)],
         }
@@ -267,9 +273,11 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
 def train(out: Path, settings: Settings) -> None:
     """Make corpus, tokenizer and model, and write them to `out`."""
     from torch.multiprocessing.spawn import spawn
+    from transformers import AutoTokenizer
 
     out.mkdir(parents=True, exist_ok=True)
-    make_tokenizer(settings).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(settings.start) if settings.start else make_tokenizer(settings)
+    tokenizer.save_pretrained(out)
     started = time.monotonic()
     rows = make_rows(settings, out)
     total = sum(len(row.ids) for row in rows)
@@ -281,15 +289,16 @@ def train(out: Path, settings: Settings) -> None:
 def main(
     out: Annotated[Path, typer.Argument(help="Folder of the new model.")],
     seed: int = 0,
-    episodes: int = 44_000,
-    hidden: int = 192,
-    layers: int = 5,
-    heads: int = 6,
-    inner: int = 512,
+    episodes: int = 32_000,
+    slip: Annotated[float, typer.Option(help="Share of turns that go wrong, to learn the way out.")] = 0.05,
+    start: Annotated[str, typer.Option(help="Folder of a model to go on from.")] = "",
     rate: float = 3e-3,
+    decay_from: float = 0.5,
+    short_until: float = 0.2,
 ) -> None:
-    """Train a pocket base model from nothing but a seed."""
-    train(out, Settings(seed=seed, episodes=episodes, hidden=hidden, layers=layers, heads=heads, inner=inner, rate=rate))
+    """Train a pocket base model from nothing but a seed, or go on from one."""
+    settings = Settings(seed=seed, episodes=episodes, slip=slip, start=start, rate=rate)
+    train(out, replace(settings, decay_from=decay_from, short_until=short_until))
 
 
 if __name__ == "__main__":
