@@ -62,7 +62,7 @@ def play(root: Path, layout: Layout, games: int, slip: float) -> list[Trajectory
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--games", type=int, default=60, help="games to play")
+    parser.add_argument("--games", type=int, default=30, help="games to play")
     parser.add_argument("--model", default="", help="whose tokenizer counts; none: the pocket model's where it is there")
 
 
