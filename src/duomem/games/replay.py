@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from duomem.errors import DataError, MissingExtra
+from duomem.types import digest
 
 
 def wins(game_file: Path, commands: Sequence[str]) -> bool:
@@ -27,7 +28,7 @@ def wins(game_file: Path, commands: Sequence[str]) -> bool:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{game_file} is not a game in ALFWorld's format: {error!r}") from error
     engine, game_text = _engine()
-    session = engine.open(str(game_file), str(game_file), lambda: game_text(*texts))
+    session = engine.open(digest(texts), str(game_file), lambda: game_text(*texts))
     try:
         won = session.won
         for command in commands:
