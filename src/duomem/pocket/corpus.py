@@ -43,6 +43,14 @@ class Recipe:
     slip: float = 0.05
     """Chance of a wrong action at a turn; it is not learned, the recovery is."""
     turns: int = 34
+    same: float = 0.4
+    """Chance that a relevant guide names the task's own things and places."""
+    absent: float = 0.4
+    """Chance that a guide's search list also names a class of place from any room, often not here."""
+    lost: float = 0.25
+    """Share of the vain actions that go to a place which the room does not have."""
+    wander_weight: float = 1.0
+    """Loss weight of the student's turns in wandering, whose choices nobody can foresee."""
 
 
 def episodes(seed: int, number: int, recipe: Recipe = Recipe()) -> Iterator[Example]:
@@ -63,7 +71,7 @@ def episode(rng: random.Random, layout: Layout, recipe: Recipe, source: str) -> 
         elif draw < recipe.guided + recipe.primitives:
             found = _primitives(rng, house, layout, recipe, source)
         else:
-            found = _wander(rng, house, layout, source)
+            found = _wander(rng, house, layout, recipe, source)
         if found:
             return found
 
@@ -128,7 +136,7 @@ def _guided(rng: random.Random, house: House, layout: Layout, recipe: Recipe, so
     if nouns is None:
         return None
     things, places = nouns
-    guides, found = _guides(rng, house, procedure, things, places, kinds)
+    guides, found = _guides(rng, house, procedure, things, places, kinds, recipe)
     steps = procedure.steps(things, places, found)
     script = _start(layout, house, procedure.task(things, places), guides)
     return _play(rng, house, procedure, steps, script, recipe, source)
@@ -151,7 +159,7 @@ def _primitives(rng: random.Random, house: House, layout: Layout, recipe: Recipe
         if not fit:
             return None
         things = [rng.choice(fit)]
-    guides, found = _guides(rng, house, procedure, things, [], kinds)
+    guides, found = _guides(rng, house, procedure, things, [], kinds, recipe)
     script = _start(layout, house, procedure.task(things, []), guides)
     return _play(rng, house, procedure, procedure.steps(things, [], found), script, recipe, source)
 
@@ -176,7 +184,13 @@ def _nouns(rng: random.Random, house: House, procedure: Procedure, kinds: list[s
 
 
 def _guides(
-    rng: random.Random, house: House, procedure: Procedure, things: list[str], places: list[str], kinds: list[str]
+    rng: random.Random,
+    house: House,
+    procedure: Procedure,
+    things: list[str],
+    places: list[str],
+    kinds: list[str],
+    recipe: Recipe,
 ) -> tuple[list[str], list[list[str]]]:
     """Guides in the prompt (relevant ones and distractors, shuffled) and, for each thing, what the relevant ones
     together say."""
@@ -185,16 +199,16 @@ def _guides(
     relevant = rng.choice((1, 1, 2))
     texts: list[tuple[str, list[list[str]]]] = []
     for _ in range(relevant):
-        same = rng.random() < 0.4
+        same = rng.random() < recipe.same
         other = things if same else [rng.choice(all_kinds) for _ in things]
         there = places if same or rng.random() < 0.3 else [rng.choice(PLACE_KINDS) for _ in places]
-        found = [_where(rng, house, thing, kinds) for thing in things]
+        found = [_where(rng, house, thing, kinds, recipe) for thing in things]
         texts.append((procedure.guide(other, there, found), found))
     for _ in range(rng.choice((0, 0, 1, 1, 2)) if relevant == 1 else rng.choice((0, 1))):
         wrong = rename(rng, procedure, kinds) if rng.random() < 0.6 else invent(rng, kinds)
         nouns = [rng.choice(all_kinds) for _ in range(3)] if rng.random() < 0.5 or len(things) < 3 else things
         there = [rng.choice(PLACE_KINDS) for _ in range(2)]
-        texts.append((wrong.guide(nouns, there, [_where(rng, house, noun, kinds) for noun in nouns]), []))
+        texts.append((wrong.guide(nouns, there, [_where(rng, house, noun, kinds, recipe) for noun in nouns]), []))
     rng.shuffle(texts)
     for text, found in texts:
         guides.append(text)
@@ -203,11 +217,11 @@ def _guides(
     return guides, union
 
 
-def _where(rng: random.Random, house: House, thing: str, kinds: list[str]) -> list[str]:
+def _where(rng: random.Random, house: House, thing: str, kinds: list[str], recipe: Recipe) -> list[str]:
     """One to four place classes to search; the thing is there more often than not."""
     true = sorted({kind_of(place) for item in house.things if item.kind == thing for place in item.places})
     where = rng.sample(kinds, min(len(kinds), rng.choice((0, 0, 1, 2, 3))))
-    if rng.random() < 0.4:
+    if rng.random() < recipe.absent:
         where.insert(rng.randint(0, len(where)), rng.choice(PLACE_KINDS))
     if true and (rng.random() < 0.7 or not where):
         where.append(rng.choice(true))
@@ -228,7 +242,7 @@ def _play(
             return None
         thought = f"{number + 1}. {say(step.object, verb, kind_of(op.place))}"
         if rng.random() < recipe.slip:
-            _slip(rng, world, belief, op, script, thought, step, verb)
+            _slip(rng, world, belief, op, script, thought, step, verb, recipe)
             continue
         script.turn(thought, _command(step, verb, op), _apply(world, belief, step, verb, op), 1.0)
     return None
@@ -257,10 +271,18 @@ def _apply(world: Guided, belief: Belief, step: Step, verb: Verb, op: Op) -> str
 
 
 def _slip(
-    rng: random.Random, world: Guided, belief: Belief, op: Op, script: _Script, thought: str, step: Step, verb: Verb
+    rng: random.Random,
+    world: Guided,
+    belief: Belief,
+    op: Op,
+    script: _Script,
+    thought: str,
+    step: Step,
+    verb: Verb,
+    recipe: Recipe,
 ) -> None:
     """A wrong action, sometimes again and again, not learned: what follows shows how to get out of it."""
-    vain = _vain(rng, world, belief, step)
+    vain = _vain(rng, world, belief, step, recipe)
     if vain and rng.random() < 0.5:
         for _ in range(rng.choice((1, 1, 2, 3))):
             script.turn(thought, _command(step, verb, vain), NOTHING, 0.0)
@@ -275,10 +297,10 @@ def _slip(
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
 
 
-def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step) -> Op | None:
+def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step, recipe: Recipe) -> Op | None:
     """Going to a place that the room does not have, or the step on a thing that is not there: nothing happens."""
     place = belief.at if belief.at and rng.random() < 0.7 else rng.choice(belief.places)
-    if rng.random() < 0.25:
+    if rng.random() < recipe.lost:
         absent = f"{rng.choice(PLACE_KINDS)} {rng.randint(1, 2)}"
         return None if absent in world.places else Op("go", absent)
     thing = f"{step.object} {rng.randint(1, 3)}"
@@ -286,7 +308,7 @@ def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step) -> Op |
     return None if there else Op("do", place, thing)
 
 
-def _wander(rng: random.Random, house: House, layout: Layout, source: str) -> Example:
+def _wander(rng: random.Random, house: House, layout: Layout, recipe: Recipe, source: str) -> Example:
     """Aimless play with real verbs: look into places, take a thing and put it back where it was, switch on a lamp with
     empty hands."""
     world = World(house)
@@ -296,21 +318,23 @@ def _wander(rng: random.Random, house: House, layout: Layout, source: str) -> Ex
         number += 1
         place = rng.choice([name for name in _place_names(house) if name != world.at])
         kind = kind_of(place)
-        script.turn(f"{number}. {kind}: look at {kind}", f"go to {place}", world.act(f"go to {place}"), 1.0)
+        script.turn(f"{number}. {kind}: look at {kind}", f"go to {place}", world.act(f"go to {place}"), recipe.wander_weight)
         here = world.here(place)
         if here and not world.reachable(here):
-            script.turn(f"{number}. {kind}: look at {kind}", f"open {place}", world.act(f"open {place}"), 1.0)
+            script.turn(f"{number}. {kind}: look at {kind}", f"open {place}", world.act(f"open {place}"), recipe.wander_weight)
         things = [world.things[name] for name in world.contents(place)]
         lamps = [thing.name for thing in things if "toggleable" in thing.traits]
         loose = [thing for thing in things if "pickupable" in thing.traits and (kind, thing.kind) in house.accepts]
         if lamps and rng.random() < 0.5:
             number += 1
             command = f"use {lamps[0]}"
-            script.turn(f"{number}. {kind_of(lamps[0])}: use at {kind}", command, world.act(command), 1.0)
+            script.turn(f"{number}. {kind_of(lamps[0])}: use at {kind}", command, world.act(command), recipe.wander_weight)
         elif loose and rng.random() < 0.6:
             thing = rng.choice(loose)
             for verb, preposition in (("take", "from"), ("move", "to")):
                 number += 1
                 command = f"{verb} {thing.name} {preposition} {place}"
-                script.turn(f"{number}. {thing.kind}: {verb} {preposition} {kind}", command, world.act(command), 1.0)
+                script.turn(
+                    f"{number}. {thing.kind}: {verb} {preposition} {kind}", command, world.act(command), recipe.wander_weight
+                )
     return script.example(source)

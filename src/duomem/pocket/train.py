@@ -1,4 +1,4 @@
-"""Trains the pocket student: `python -m duomem.pocket.train OUT --seed 0`.
+"""Trains the pocket student: `python -m duomem.pocket.train OUT --recipe FILE`.
 
 In: a seed and a recipe. Out: a Hugging Face model folder (config, safetensors, tokenizer, chat template,
 `training.json` with every
@@ -13,8 +13,9 @@ import json
 import os
 import random
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +52,9 @@ class Settings:
     short_until: float = 0.2
     """Share of the steps that see only episodes of at most 480 tokens."""
     processes: int = 2
-    slip: float = 0.05
+    recipe: Recipe = field(default_factory=Recipe)
+    stop: int = 0
+    """Steps after which training ends before its plan does; 0: at the plan's end."""
     start: str = ""
     """A model folder to go on from, with its tokenizer; empty: from random weights."""
 
@@ -95,10 +98,10 @@ def _start_worker(folder: str) -> None:
     _TOKENIZER = AutoTokenizer.from_pretrained(folder)
 
 
-def _rows(job: tuple[int, int, float]) -> list[Row]:
-    seed, number, slip = job
+def _rows(job: tuple[int, int, Recipe]) -> list[Row]:
+    seed, number, recipe = job
     rows = []
-    for example in episodes(seed, number, Recipe(slip=slip)):
+    for example in episodes(seed, number, recipe):
         encoded = encode(_TOKENIZER, example.messages, example.learn)
         if len(encoded.ids) <= BUCKETS[-1]:
             weights = np.round(np.asarray(encoded.weights) * 10).astype(np.uint8)
@@ -108,7 +111,7 @@ def _rows(job: tuple[int, int, float]) -> list[Row]:
 
 def make_rows(settings: Settings, folder: Path) -> list[Row]:
     """The tokenised corpus, made in parallel; 500 episodes a job."""
-    jobs = [(settings.seed * 1_000_000 + index, 500, settings.slip) for index in range(settings.episodes // 500)]
+    jobs = [(settings.seed * 1_000_000 + index, 500, settings.recipe) for index in range(settings.episodes // 500)]
     with Pool(settings.processes, _start_worker, (str(folder),)) as pool:
         return [row for rows in pool.imap(_rows, jobs) for row in rows]
 
@@ -223,7 +226,7 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
     plan = batches(rows, settings)
     parameters = list(model.parameters())
     started, tokens, losses = time.monotonic(), 0, []
-    for step, indices in enumerate(plan):
+    for step, indices in enumerate(plan[: settings.stop or None]):
         ids, weights = _tensors([rows[index] for index in indices[rank :: settings.processes]])
         loss = _loss(model, ids, weights)
         loss.backward()
@@ -259,9 +262,9 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
             "episodes": len(rows),
             "tokens": tokens,
             "seconds": round(time.monotonic() - started),
-            "steps": len(plan),
+            "steps": len(losses),
             "corpus": digest([digest([row.ids.tolist() for row in rows[:200]]), len(rows)]),
-            "recipe": asdict(Recipe(slip=settings.slip)),
+            "recipe": asdict(settings.recipe),
             "before": json.loads((Path(settings.start) / "training.json").read_text()) if settings.start else None,
             "torch": torch.__version__,
             "losses": [round(sum(losses[i : i + 25]) / len(losses[i : i + 25]), 4) for i in range(0, len(losses), 25)],
@@ -288,17 +291,13 @@ def train(out: Path, settings: Settings) -> None:
 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder of the new model.")],
-    seed: int = 0,
-    episodes: int = 32_000,
-    slip: Annotated[float, typer.Option(help="Share of turns that go wrong, to learn the way out.")] = 0.05,
+    recipe: Annotated[Path, typer.Option(help="TOML file with the keys of Settings; its [recipe] table has those of Recipe.")],
     start: Annotated[str, typer.Option(help="Folder of a model to go on from.")] = "",
-    rate: float = 3e-3,
-    decay_from: float = 0.5,
-    short_until: float = 0.2,
 ) -> None:
-    """Train a pocket base model from nothing but a seed, or go on from one."""
-    settings = Settings(seed=seed, episodes=episodes, slip=slip, start=start, rate=rate)
-    train(out, replace(settings, decay_from=decay_from, short_until=short_until))
+    """Train a pocket base model from nothing but a recipe and its seed, or go on from another one."""
+    values = tomllib.loads(recipe.read_text())
+    corpus = Recipe(**values.pop("recipe", {}))
+    train(out, Settings(**values, recipe=corpus, start=start))
 
 
 if __name__ == "__main__":
