@@ -343,6 +343,23 @@ def test_the_token_budget_holds_for_the_sum(bank: Bank) -> None:
     assert sizes == sorted(sizes)
 
 
+def test_of_equal_memories_the_one_that_fits_the_room_comes_first(bank: Bank) -> None:
+    """The same goal, found on the countertop in one room and on the desk in another: each room gets its own."""
+    here, blind = procedure.build(procedure.Config()), procedure.build(procedure.Config(fit=0))
+    for number, place in enumerate(("countertop", "desk")):
+        commands = [command.replace("countertop", place) for command in CLEAN]
+        bank.apply(here.write(played(commands, "put a clean plate in cabinet.", task=f"train/{number}"), bank.view(), None))
+    shown, unmoved = [], []
+    for place in ("countertop", "desk"):
+        scene = f"You see a cabinet 1, a {place} 1, and a sinkbasin 1."
+        view = EpisodeView("put a clean plate in cabinet.", scene)
+        (hit,) = here.recall(view, bank.view(), Budget(k=1)).hits
+        shown.append(f"from {place}" in hit.memory.text)
+        unmoved.append(blind.recall(view, bank.view(), Budget(k=1)).ids)
+    assert shown == [True, True]
+    assert unmoved[0] == unmoved[1]
+
+
 def test_memories_come_at_the_first_turn_only(bank: Bank) -> None:
     run = played(CLEAN)
     for strategy in (procedure.build(procedure.Config()), verbatim.build(verbatim.Config())):

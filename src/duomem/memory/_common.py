@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from duomem.memory import BankView
 from duomem.types import Budget, EpisodeView, Hit, Memory, MemoryId, Provenance, Recall, Trajectory
 
 Counter = Callable[[str], int]
 
+_WORD = re.compile(r"[^\W\d_]+")
 _PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\n")
 
 
@@ -23,8 +25,12 @@ def count_tokens(text: str) -> int:
     return sum((len(piece) + 2) // 3 for piece in _PIECE.findall(text))
 
 
-def recall(view: EpisodeView, bank: BankView, budget: Budget, query: str, *, distinct: bool, count: Counter) -> Recall:
+def recall(
+    view: EpisodeView, bank: BankView, budget: Budget, query: str, *, distinct: bool, count: Counter, fit: float = 0.0
+) -> Recall:
     """The nearest memories that are allowed, distinct and within the budget, by id.
+
+    With `fit` above 0, among the nearest 16 k those come first whose similarity plus `fit` times `share_here` is highest.
 
     Memories of an excluded trajectory or task are never found. One that no longer fits the token budget is passed over
     for a shorter one further away; none at all is a valid answer.
@@ -32,7 +38,8 @@ def recall(view: EpisodeView, bank: BankView, budget: Budget, query: str, *, dis
     chosen: list[Hit] = []
     left = budget.tokens
     seen: set[str] = set()
-    for hit in _nearest(view, bank, budget, query):
+    nearest = _nearest(view, bank, budget, query)
+    for hit in _fitting(nearest, view, budget, fit) if fit else nearest:
         if len(chosen) == budget.k:
             break
         body = steps_of(hit.memory.text) if distinct else hit.memory.id
@@ -58,6 +65,21 @@ def _nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str) -> I
         if len(hits) < portion:
             return
         given, portion = portion, 4 * portion
+
+
+def _fitting(nearest: Iterator[Hit], view: EpisodeView, budget: Budget, fit: float) -> list[Hit]:
+    pool = list(islice(nearest, 16 * budget.k))
+    here = frozenset(_WORD.findall(f"{view.goal} {view.scene}".lower()))
+    return sorted(pool, key=lambda hit: (-hit.score - fit * share_here(hit.memory.text, here), hit.memory.id))
+
+
+def share_here(text: str, here: frozenset[str]) -> float:
+    """Share of the different words of a memory's steps that stand in the present goal or scene.
+
+    A memory from a room with other furniture sends its reader to places that are not here.
+    """
+    words = frozenset(_WORD.findall(steps_of(text).lower()))
+    return len(words & here) / len(words) if words else 0.0
 
 
 def steps_of(text: str) -> str:

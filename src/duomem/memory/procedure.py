@@ -28,6 +28,8 @@ class Config(BaseModel):
     """What a memory says: numbered steps without instance numbers, the winning commands, or both."""
     key: Literal["goal", "goal+scene"] = "goal"
     """What is embedded to find it: the task's words, or these and the first observation."""
+    fit: float = Field(default=0.5, ge=0)
+    """What a memory's similarity gains, at most, for naming things that the present goal and scene have; 0: nothing."""
     distinct: bool = True
     """Pass over a memory whose steps equal those of a nearer one, so that k memories are k different procedures."""
     observation_words: int = Field(default=16, ge=0)
@@ -75,7 +77,7 @@ class Procedure:
         if view.turns:
             return Recall()
         query = self._key(view.goal, view.scene)
-        return recall(view, bank, budget, query, distinct=self._config.distinct, count=self._count)
+        return recall(view, bank, budget, query, distinct=self._config.distinct, count=self._count, fit=self._config.fit)
 
     def feedback(self, outcome: Outcome, shown: Sequence[MemoryId]) -> Sequence[BankEdit]:
         """Retires what did not help often enough, where the config asks for it."""
