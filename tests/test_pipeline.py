@@ -86,7 +86,7 @@ def test_the_result_table_and_the_decision_exactly(tmp_path: Path) -> None:
     assert table(done.data) == {
         "none": 0,
         "format_only": 3,  # the example speaks of looking, and three games are of that kind
-        "memory": 18,
+        "memory": 17,
         "adapter": 13,
         "both": 18,
         "decoy": 0,
