@@ -205,7 +205,7 @@ def shipped(name: str) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config. Make one with: duomem init {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

@@ -7,6 +7,7 @@ Not here: the order of the work (`duomem.pipeline`) and the components themselve
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -54,12 +55,21 @@ def layout(settings: Settings) -> Layout:
     return load_layout(settings.student.layout)
 
 
-def strategy(settings: Settings, model: Model | None = None) -> MemoryStrategy | None:
-    """The memory strategy; None where the config has no memory or shows none. A model that can count tokens does."""
+def counter(settings: Settings) -> Callable[[str], int] | None:
+    """Counts tokens as the student will, without loading its weights; None for a student that cannot count."""
+    module = component("models", settings.student.model)
+    if not hasattr(module, "counter"):
+        return None
+    made: Callable[[str], int] = module.counter(module.Config(**settings.options("student")))
+    return made
+
+
+def strategy(settings: Settings, count: Callable[[str], int] | None = None) -> MemoryStrategy | None:
+    """The memory strategy; None where the config has no memory or shows none. `count` says how long a memory is in tokens."""
     table = settings.memory
     if table is None or not settings.remembers:
         return None
-    offers = {"count": model.count} if model is not None and hasattr(model, "count") else {}
+    offers = {"count": count} if count else {}
     made: MemoryStrategy = build("memory", table.name, settings.options("memory"), **offers)
     return made
 
@@ -162,7 +172,7 @@ class Parts:
             env,
             model,
             layout(settings),
-            strategy=strategy(settings, model),
+            strategy=strategy(settings, getattr(model, "count", None)),
             bank=bank.view() if bank else None,
             budget=budget(settings),
             sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),

@@ -227,7 +227,7 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
             successes(run),
             layout,
             chosen,
-            strategy=parts.strategy(settings),
+            strategy=parts.strategy(settings, parts.counter(settings) if bank else None),  # as long as when it is served
             bank=bank.view() if bank else None,
             budget=parts.budget(settings),
             seed=settings.run.seed,

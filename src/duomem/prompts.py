@@ -81,9 +81,9 @@ def load_layout(name: str) -> Layout:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"Layout file {name} does not exist.")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     elif name in layout_names():
-        text = resources.files("duomem.layouts").joinpath(f"{name}.toml").read_text()
+        text = resources.files("duomem.layouts").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ConfigError(f"No layout {name!r}. There are: {', '.join(layout_names())}, or the path of a .toml file.")
     try:

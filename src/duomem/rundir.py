@@ -111,8 +111,8 @@ class RunFolder:
         if not path.is_file():
             return {}
         try:
-            steps: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            steps: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise DataError(f"{path} is damaged ({error}). Delete it: verbs run again, collected episodes are kept.") from error
         return steps
 
@@ -140,7 +140,7 @@ def replace(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    with new.open("w") as file:
+    with new.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -112,8 +112,8 @@ def read_manifest(adapter: str | Path) -> dict[str, Any]:
         pickled = " Only a pickled one (.bin), which is refused." if any(folder.glob("*.bin")) else ""
         raise DataError(f"{folder} holds no adapter_model.safetensors.{pickled}")
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder}/manifest.json cannot be read: {error}. `duomem tune` writes it.") from error
     return manifest
 

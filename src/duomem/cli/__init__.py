@@ -25,8 +25,14 @@ Exit codes: 0 done; 1 error; 2 wrong option, config key, component or path; 3 da
 process failed; 5 ended with work left (run it again); 130 interrupted (run it again).
 """
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""Libraries' own bars and warnings would tear the progress bars apart. A user's own settings win."""
+LIBRARIES = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Libraries' own bars and warnings would tear the progress bars apart, and waiting threads that spin slow down busy cores.
+Read by the libraries when they load, so set before. A user's own settings win."""
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 verbs.add_to(app)
@@ -36,7 +42,7 @@ tools.add_to(app)
 def main() -> None:
     """Entry point of the `duomem` command."""
     argv = sys.argv[1:]
-    for name, value in QUIET.items():
+    for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
     try:
         app(argv, prog_name="duomem")

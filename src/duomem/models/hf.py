@@ -8,7 +8,8 @@ only. Not here: parsing replies, tool calls, paid endpoints.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,6 +82,14 @@ class HfModel:
 
     def close(self) -> None:
         self._scheduler.close()
+
+
+def counter(config: Config) -> Callable[[str], int]:
+    """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
+    from duomem.chat import count_tokens
+
+    revision, trust = config.revision, config.trust_remote_code
+    return partial(count_tokens, weights.load_tokenizer(config.path, revision=revision, trust_remote_code=trust))
 
 
 def build(config: Config) -> HfModel:

@@ -70,6 +70,11 @@ class Config(Options):
             raise ValueError(f"rank {self.rank} is outside 8 to 32; set unrestricted = true to allow it")
         return self
 
+    @property
+    def scale(self) -> int:
+        """Alpha as it is used."""
+        return self.alpha or 2 * self.rank
+
 
 PARAMETER_LIMIT = 10_000_000
 """An adapter has fewer trained parameters than this, as the paper's do."""
@@ -120,7 +125,7 @@ class Lora:
         )
         content = sorted(digest([example.source, list(example.memories), list(example.learn)]) for example in examples)
         return Job(
-            config.model_dump(mode="json"),
+            config.model_dump(mode="json") | {"alpha": config.scale},
             base,
             weights.base_hash(base, config.revision),
             weights.tokenizer_hash(tokenizer),
@@ -239,7 +244,7 @@ def _with_adapter(job: Job, config: Config, bfloat16: bool) -> Any:
         base,
         LoraConfig(
             r=config.rank,
-            lora_alpha=config.alpha or 2 * config.rank,
+            lora_alpha=config.scale,
             lora_dropout=config.dropout,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
