@@ -197,6 +197,11 @@ def test_a_failing_model_fails_its_callers_and_goes_on(
         model.reply(messages, [], sampling)
 
 
+def test_tokens_are_counted_alike_with_and_without_weights(load: Callable[..., hf.HfModel], folders: dict[str, str]) -> None:
+    text = "Guide: put a mug 2 in cabinet 14.\n1. find <|end|> mug"
+    assert hf.counter(hf.Config(path=folders["llama"]))(text) == load().count(text) > 10
+
+
 def test_provenance_pins_the_weights(load: Callable[..., hf.HfModel], folders: dict[str, str]) -> None:
     facts = load().provenance()
     assert facts["base_sha256"] == weights.base_hash(folders["llama"]) != weights.base_hash(folders["qwen3"])

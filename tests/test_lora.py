@@ -66,6 +66,7 @@ def test_the_manifest_tells_the_run(base: str, trained: Adapter) -> None:
     assert manifest["base_sha256"] == weights.base_hash(base) == trained.base_hash
     assert manifest["tokenizer_sha256"] == weights.tokenizer_hash(tokenizer)
     assert manifest["layout"] == "layout"
+    assert manifest["config"]["alpha"] == 2 * manifest["config"]["rank"], "as used, not as asked for"
     assert manifest["tokens"] == FAST.epochs * sum(len(encode(tokenizer, each.messages).ids) for each in tune_child.examples())
     assert len(manifest["losses"]) == manifest["steps"] == len(trained.losses)
     texts = [file.read_text(errors="replace") for file in folder.iterdir()]

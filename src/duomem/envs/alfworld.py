@@ -147,7 +147,9 @@ class AlfworldEnv:
         catalogue = self._checked(task.split)
         game = task.id.removeprefix(f"{task.split}/")
         if game not in catalogue.games:
-            raise UsageError(f"There is no task {task.id!r} under {self._base}; list the tasks of {task.split!r} again.")
+            raise UsageError(
+                f"There is no task {task.id!r} under {self._base}. Put its files back, or remove its folder and run again."
+            )
         return catalogue, game
 
     def _catalogue(self, split: str) -> Catalogue:
