@@ -27,7 +27,7 @@ from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 if TYPE_CHECKING:
     from duomem.models import Model
 
-REVISION = "3"
+REVISION = "4"
 """Raise with every change of behaviour: it is part of a run's provenance."""
 
 
@@ -60,10 +60,9 @@ class Expert:
         places, goal, history = read(messages, self._layout)
         rng = random.Random(digest([goal, *places, len(history), sampling.seed]))
         steps = self._steps(goal, places, random.Random(digest([goal, *places, sampling.seed])))
-        thought, command = decide(places, steps, history)
-        if self._config.slip and rng.random() < self._config.slip:
-            command = rng.choice([f"go to {rng.choice(places)}", f"examine {rng.choice(places)}"])
-        text = reply_text(self._layout, thought, command)
+        number, step, op, at = _next(places, steps, history)
+        wrong = _slip(rng, places, step, at) if rng.random() < self._config.slip else op
+        text = reply_text(self._layout, thought_for(number, step, wrong), command_for(step, wrong))
         words = len(text.split())
         usage = Usage(sum(len(message.text.split()) for message in messages), 0, words)
         return Reply(Message.of("assistant", text), "stop", usage, time.perf_counter() - started)
@@ -186,13 +185,24 @@ _STATE = re.compile(r"(?:On the|The) (\w+ \d+)(?:, you see (.*?)\.| is open\. In
 
 def decide(places: Sequence[str], steps: Sequence[Step], history: Sequence[tuple[str, str]]) -> tuple[str, str]:
     """The next thought and command after a history of commands and what they showed."""
+    number, step, op, _ = _next(places, steps, history)
+    return thought_for(number, step, op), command_for(step, op)
+
+
+def _next(places: Sequence[str], steps: Sequence[Step], history: Sequence[tuple[str, str]]) -> tuple[int, Step, Op, str]:
+    """The step that is due with its number, the operation that brings it forward, and where the agent stands."""
     belief = Belief(tuple(places))
     for command, observation in history:
-        step = steps[min(belief.done, len(steps) - 1)]
-        observe(belief, step, command, observation)
+        observe(belief, steps[min(belief.done, len(steps) - 1)], command, observation)
     number = min(belief.done, len(steps) - 1)
-    op = next_op(belief, steps[number])
-    return thought(number, steps[number], op), command_for(steps[number], op)
+    return number, steps[number], next_op(belief, steps[number]), belief.at
+
+
+def _slip(rng: random.Random, places: Sequence[str], step: Step, at: str) -> Op:
+    """A mistake that changes nothing in the house: the step on a thing that is hardly there, or some other place."""
+    if at and step.kind != "move" and rng.random() < 0.6:
+        return Op("do", at, f"{step.object} {rng.randint(1, 3)}")
+    return Op(rng.choice(("go", "examine")), rng.choice(list(places)))
 
 
 def observe(belief: Belief, step: Step, command: str, observation: str) -> None:
@@ -218,10 +228,13 @@ def _vain(belief: Belief, words: list[str], pairs: list[str]) -> None:
     elif words and words[0] == "open" and pairs:
         belief.nothing(Op("open", pairs[0]))
     elif words and words[0] in ("take", "move", "use") and pairs:
-        belief.nothing(Op("do", pairs[-1] if words[0] != "use" else belief.at))
+        thing, place = pairs[0], pairs[1] if len(pairs) > 1 else belief.at
+        there = thing == belief.held if words[0] == "move" else thing in (belief.contents.get(place) or ())
+        if there and belief.near(place):  # refused although all was right: the place is at fault
+            belief.nothing(Op("do", place))
 
 
-def thought(number: int, step: Step, op: Op) -> str:
+def thought_for(number: int, step: Step, op: Op) -> str:
     """`1. mug: take from cabinet`: the step's number, object, verb and the class of place it is being tried at."""
     place = kind_of(op.place) if op.place else step.places[0]
     return f"{number + 1}. {step.object}: {step.verb} {PREPOSITION[step.kind]} {place}"

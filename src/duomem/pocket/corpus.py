@@ -49,6 +49,8 @@ class Recipe:
     """Chance that a guide's search list also names a class of place from any room, often not here."""
     lost: float = 0.25
     """Share of the vain actions that go to a place which the room does not have."""
+    misled: float = 0.0
+    """Chance that a slip's thought is wrong too (it names the wrong place), as it is when the student errs by itself."""
     wander_weight: float = 1.0
     """Loss weight of the student's turns in wandering, whose choices nobody can foresee."""
 
@@ -284,6 +286,7 @@ def _slip(
     """A wrong action, sometimes again and again, not learned: what follows shows how to get out of it."""
     vain = _vain(rng, world, belief, step, recipe)
     if vain and rng.random() < 0.5:
+        thought = _misled(rng, thought, vain, recipe)
         for _ in range(rng.choice((1, 1, 2, 3))):
             script.turn(thought, _command(step, verb, vain), NOTHING, 0.0)
         return
@@ -291,10 +294,18 @@ def _slip(
     wrong = rng.choice((Op("go", other), Op("go", belief.at or other), Op("open", other), Op("examine", other)))
     if wrong.place == op.place and wrong.name == op.name:
         return
+    thought = _misled(rng, thought, wrong, recipe)
     elsewhere = wrong.name == "go" and wrong.place != belief.at
     possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
     answer = _apply(world, belief, step, verb, wrong) if possible else NOTHING
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
+
+
+def _misled(rng: random.Random, thought: str, wrong: Op, recipe: Recipe) -> str:
+    """The thought with the wrong place in it, or as it was."""
+    if not recipe.misled or rng.random() >= recipe.misled:
+        return thought
+    return f"{thought.rpartition(' ')[0]} {kind_of(wrong.place)}"
 
 
 def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step, recipe: Recipe) -> Op | None:
