@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("alfworld", reason="the alfworld extra is not installed: the corpus is made in its rooms")
 
-from duomem.pocket import MODEL, corpus, language
+from duomem.pocket import MODEL, corpus, language, train
 from duomem.prompts import load_layout
 from duomem.types import Example
 
@@ -89,6 +90,17 @@ def test_only_training_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(seen) <= set(ROOMS["train"])
     assert not set(seen) & {*ROOMS["dev"], *ROOMS["valid_unseen"], *ROOMS["second_unseen"]}
     assert len(set(seen)) > 60
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_keeps_the_corpus_clean(stage: int) -> None:
+    """The recipes load, and no share of slips or guides lets a real task's wording in or a turn of another weight."""
+    recipe = tomllib.loads((MODEL.parent / f"stage{stage}.toml").read_text())
+    shares = corpus.Recipe(**recipe.pop("recipe", {}))
+    assert train.Settings(**recipe, recipe=shares).episodes >= 10_000
+    made = list(corpus.episodes(stage, 100, shares))
+    assert not [message.text for each in made for message in each.messages if language.REAL_TASK.search(message.text)]
+    assert {weight for each in made for weight in each.learn} <= {0.0, 1.0, shares.wander_weight, corpus.OBSERVED}
 
 
 def test_the_same_seed_gives_the_same_corpus() -> None:
