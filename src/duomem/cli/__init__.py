@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -44,6 +45,7 @@ def main() -> None:
     argv = sys.argv[1:]
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its developers
     try:
         app(argv, prog_name="duomem")
     except DuomemError as error:
