@@ -56,7 +56,7 @@ def test_it_takes_only_what_it_has_seen() -> None:
     assert decide(PLACES, steps, [(command, shown)])[1] == f"take mug 3 from {place}"
     empty = f"You arrive at {place}. On the {place}, you see a plate 1."
     assert decide(PLACES, steps, [(command, empty)])[1] not in (command, f"take mug 3 from {place}")
-    assert thought.startswith("1. mug: take from ")
+    assert thought.startswith("1. mug: find ")
 
 
 def test_it_goes_back_to_the_second_one_that_it_saw() -> None:
@@ -67,7 +67,7 @@ def test_it_goes_back_to_the_second_one_that_it_saw() -> None:
         ("go to desk 1", "You arrive at desk 1. On the desk 1, you see nothing."),
         ("move mug 2 to desk 1", "You move the mug 2 to the desk 1."),
     ]
-    assert decide(PLACES, steps, history) == ("3. mug: take from countertop", "go to countertop 1")
+    assert decide(PLACES, steps, history) == ("3. mug: find countertop", "go to countertop 1")
 
 
 def test_a_place_beside_is_opened_without_going_there() -> None:
@@ -110,4 +110,4 @@ def test_it_speaks_in_the_default_layout_too() -> None:
     call = parse(layout, reply)
     assert call is not None
     assert call.command == "go to desk 1"
-    assert thought_of(layout, reply.message.text) == "1. pen: take from desk"
+    assert thought_of(layout, reply.message.text) == "1. pen: find desk"

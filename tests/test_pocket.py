@@ -42,12 +42,26 @@ def test_the_wordings_of_real_tasks_are_known() -> None:
     assert all(language.REAL_TASK.search(sample_game(rng, "train").task_text) for _ in range(300))
 
 
-def test_no_real_verb_keeps_its_meaning_in_an_invented_procedure() -> None:
+def test_no_procedure_takes_and_moves_or_lights_in_real_words() -> None:
+    """Real verbs may mean themselves in an invented procedure, so that nothing but its guide says what follows them; but
+    where `take` takes, neither `move` moves nor `use` uses."""
     rng = random.Random(1)
     own = {"take": "take", "move": "move", "use": "use", "clean": "process", "heat": "process", "cool": "process"}
-    slots = [slot for _ in range(2000) for slot in language.invent(rng, ["shelf", "desk", "bed"]).slots]
-    assert {slot.verb.word for slot in slots} >= set(own)
-    assert not [slot for slot in slots if own.get(slot.verb.word) == slot.kind]
+    tools = ["shelf", "sinkbasin", "microwave", "fridge"]
+    seen = set()
+    for _ in range(3000):
+        real = {slot.kind for slot in language.invent(rng, tools).slots if own.get(slot.verb.word) == slot.kind}
+        assert not ("take" in real and real & {"move", "use"})
+        seen |= {frozenset(real)}
+    assert {frozenset({"take", "process"}), frozenset({"move", "use"}), frozenset()} <= seen
+
+
+def test_real_tools_do_their_own_work() -> None:
+    rng = random.Random(4)
+    tool = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+    slots = [slot for _ in range(2000) for slot in language.invent(rng, ["shelf", "sinkbasin", "fridge"]).slots]
+    real = {(slot.verb.word, slot.place) for slot in slots if slot.kind == "process" and slot.verb.word in tool}
+    assert real == {("clean", "sinkbasin"), ("cool", "fridge")}
 
 
 def test_guided_real_verbs_never_move_and_never_light_with_a_thing_in_hand() -> None:
@@ -115,8 +129,8 @@ def test_slips_are_shown_but_not_learned(examples: list[Example]) -> None:
         for message, weight in zip(example.messages, example.learn, strict=True)
         if message.role == "assistant"
     ]
-    assert 0.01 < weights.count(0.0) / len(weights) < 0.08
-    assert set(weights) == {0.0, 1.0}
+    assert 0.01 < weights.count(0.0) / len(weights) < 0.15
+    assert set(weights) == {0.0, 0.2, 1.0}
 
 
 def test_a_guide_reads_like_a_memory_of_the_default_strategy(tmp_path: Path) -> None:

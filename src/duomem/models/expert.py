@@ -2,7 +2,7 @@
 
 In: the same messages any model gets (room, task, observations). Out: a numbered thought and a command in the layout's
 reply form,
-for example `1. mug: take from cabinet` and `go to cabinet 3`. It reads the whole conversation anew at every call, so
+for example `1. mug: find cabinet` and `go to cabinet 3`. It reads the whole conversation anew at every call, so
 it is stateless
 and thread-safe. Where it looks first comes from a table of ALFWorld training rooms (see `duomem.games`), most
 promising class first.
@@ -27,7 +27,7 @@ from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 if TYPE_CHECKING:
     from duomem.models import Model
 
-REVISION = "4"
+REVISION = "5"
 """Raise with every change of behaviour: it is part of a run's provenance."""
 
 
@@ -235,9 +235,11 @@ def _vain(belief: Belief, words: list[str], pairs: list[str]) -> None:
 
 
 def thought_for(number: int, step: Step, op: Op) -> str:
-    """`1. mug: take from cabinet`: the step's number, object, verb and the class of place it is being tried at."""
+    """`1. mug: find cabinet` on the way, `1. mug: take from cabinet` where the step is done: number, object, what, class of
+    place."""
     place = kind_of(op.place) if op.place else step.places[0]
-    return f"{number + 1}. {step.object}: {step.verb} {PREPOSITION[step.kind]} {place}"
+    what = f"{step.verb} {PREPOSITION[step.kind]}" if op.name == "do" else "find"
+    return f"{number + 1}. {step.object}: {what} {place}"
 
 
 PREPOSITION = {"take": "from", "move": "to", "process": "with", "use": "at"}

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from duomem.envs.household import NOTHING, House, World
 from duomem.games.sample import sample_game
-from duomem.pocket.language import Procedure, Verb, invent, real, rename, say
-from duomem.policy import Belief, Op, Step, kind_of, next_op
+from duomem.pocket.language import Procedure, Verb, invent, means_itself, real, rename, say
+from duomem.policy import Belief, Kind, Op, Step, kind_of, next_op
 from duomem.prompts import Layout, load_layout, opening, reply_text, turn_message
 from duomem.types import Example, Message
 
@@ -30,7 +30,7 @@ PLACE_KINDS = (
 )
 # fmt: on
 """Place classes of all rooms: a guide may come from another room and name places that are not here."""
-OBSERVED = 0.1
+OBSERVED = 0.02
 """Loss weight of what the world says; the student's own words weigh 1."""
 
 
@@ -38,20 +38,20 @@ OBSERVED = 0.1
 class Recipe:
     """Shares and chances of the corpus."""
 
-    guided: float = 0.83
-    primitives: float = 0.12
-    slip: float = 0.05
+    guided: float = 0.87
+    primitives: float = 0.1
+    slip: float = 0.08
     """Chance of a wrong action at a turn; it is not learned, the recovery is."""
     turns: int = 34
-    same: float = 0.4
+    same: float = 0.5
     """Chance that a relevant guide names the task's own things and places."""
     absent: float = 0.4
     """Chance that a guide's search list also names a class of place from any room, often not here."""
-    lost: float = 0.25
+    lost: float = 0.35
     """Share of the vain actions that go to a place which the room does not have."""
-    misled: float = 0.0
-    """Chance that a slip's thought is wrong too (it names the wrong place), as it is when the student errs by itself."""
-    wander_weight: float = 1.0
+    misled: float = 0.7
+    """Chance that a slip's thought is wrong too (it fits the wrong action), as it is when the student errs by itself."""
+    wander_weight: float = 0.2
     """Loss weight of the student's turns in wandering, whose choices nobody can foresee."""
 
 
@@ -80,19 +80,15 @@ def episode(rng: random.Random, layout: Layout, recipe: Recipe, source: str) -> 
 
 class Guided(World):
     """The house with invented operations: anything can be moved anywhere, any class of place can be a tool, anything
-    can be used."""
+    can be used. A real verb that means itself is answered in the game's words."""
 
     def carry_out(self, step: Step, verb: Verb, op: Op) -> str:
         place = self.here(op.place)
         if place is None:
             return NOTHING
         if step.kind == "use":
-            return (
-                f"You {verb.word} the {op.object}."
-                if self.reachable(place) and op.object in self.contents(op.place)
-                else NOTHING
-            )
-        if step.kind == "take":
+            done = self.reachable(place) and op.object in self.contents(op.place)
+        elif step.kind == "take":
             done = self._take(op.object, op.place) is not None
         elif step.kind == "move":
             done = self.reachable(place) and self.held == op.object
@@ -101,7 +97,21 @@ class Guided(World):
                 self.held = ""
         else:
             done = self.held == op.object and place.kind == step.places[0]
-        return f"You {verb.word} the {op.object} {verb.preposition} the {op.place}." if done else NOTHING
+        return _told(step.kind, verb, op) if done else NOTHING
+
+
+def _told(kind: Kind, verb: Verb, op: Op) -> str:
+    if not means_itself(kind, verb):
+        return f"You {verb.word} the {op.object}" + (f" {verb.preposition} the {op.place}." if kind != "use" else ".")
+    match kind:
+        case "take":
+            return f"You pick up the {op.object} from the {op.place}."
+        case "move":
+            return f"You move the {op.object} to the {op.place}."
+        case "use":
+            return f"You turn on the {op.object}."
+        case "process":
+            return f"You {verb.word} the {op.object} using the {op.place}."
 
 
 @dataclass
@@ -242,12 +252,17 @@ def _play(
         op = next_op(belief, step)
         if op.name == "stuck":
             return None
-        thought = f"{number + 1}. {say(step.object, verb, kind_of(op.place))}"
         if rng.random() < recipe.slip:
-            _slip(rng, world, belief, op, script, thought, step, verb, recipe)
+            _slip(rng, world, belief, op, script, number, step, verb, recipe)
             continue
-        script.turn(thought, _command(step, verb, op), _apply(world, belief, step, verb, op), 1.0)
+        script.turn(_thought(number, step, verb, op), _command(step, verb, op), _apply(world, belief, step, verb, op), 1.0)
     return None
+
+
+def _thought(number: int, step: Step, verb: Verb, op: Op) -> str:
+    """`2. mug: zorid off shelf` where the step is done, `2. mug: find shelf` on the way to it."""
+    kind = kind_of(op.place)
+    return f"{number + 1}. {say(step.object, verb, kind) if op.name == 'do' else f'{step.object}: find {kind}'}"
 
 
 def _command(step: Step, verb: Verb, op: Op) -> str:
@@ -278,7 +293,7 @@ def _slip(
     belief: Belief,
     op: Op,
     script: _Script,
-    thought: str,
+    number: int,
     step: Step,
     verb: Verb,
     recipe: Recipe,
@@ -286,7 +301,7 @@ def _slip(
     """A wrong action, sometimes again and again, not learned: what follows shows how to get out of it."""
     vain = _vain(rng, world, belief, step, recipe)
     if vain and rng.random() < 0.5:
-        thought = _misled(rng, thought, vain, recipe)
+        thought = _thought(number, step, verb, vain if rng.random() < recipe.misled else op)
         for _ in range(rng.choice((1, 1, 2, 3))):
             script.turn(thought, _command(step, verb, vain), NOTHING, 0.0)
         return
@@ -294,18 +309,11 @@ def _slip(
     wrong = rng.choice((Op("go", other), Op("go", belief.at or other), Op("open", other), Op("examine", other)))
     if wrong.place == op.place and wrong.name == op.name:
         return
-    thought = _misled(rng, thought, wrong, recipe)
+    thought = _thought(number, step, verb, wrong if rng.random() < recipe.misled else op)
     elsewhere = wrong.name == "go" and wrong.place != belief.at
     possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
     answer = _apply(world, belief, step, verb, wrong) if possible else NOTHING
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
-
-
-def _misled(rng: random.Random, thought: str, wrong: Op, recipe: Recipe) -> str:
-    """The thought with the wrong place in it, or as it was."""
-    if not recipe.misled or rng.random() >= recipe.misled:
-        return thought
-    return f"{thought.rpartition(' ')[0]} {kind_of(wrong.place)}"
 
 
 def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step, recipe: Recipe) -> Op | None:
@@ -329,10 +337,10 @@ def _wander(rng: random.Random, house: House, layout: Layout, recipe: Recipe, so
         number += 1
         place = rng.choice([name for name in _place_names(house) if name != world.at])
         kind = kind_of(place)
-        script.turn(f"{number}. {kind}: look at {kind}", f"go to {place}", world.act(f"go to {place}"), recipe.wander_weight)
+        script.turn(f"{number}. {kind}: find {kind}", f"go to {place}", world.act(f"go to {place}"), recipe.wander_weight)
         here = world.here(place)
         if here and not world.reachable(here):
-            script.turn(f"{number}. {kind}: look at {kind}", f"open {place}", world.act(f"open {place}"), recipe.wander_weight)
+            script.turn(f"{number}. {kind}: find {kind}", f"open {place}", world.act(f"open {place}"), recipe.wander_weight)
         things = [world.things[name] for name in world.contents(place)]
         lamps = [thing.name for thing in things if "toggleable" in thing.traits]
         loose = [thing for thing in things if "pickupable" in thing.traits and (kind, thing.kind) in house.accepts]

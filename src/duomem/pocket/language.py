@@ -24,7 +24,9 @@ REAL_TASK = re.compile(
 )
 """The wordings of real tasks. A sentence that matches is drawn again."""
 _OWN = {"take": ("take",), "move": ("move",), "use": ("use",), "process": ("clean", "heat", "cool")}
+_TOOL = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _REAL_VERBS = ("take", "move", "use", "clean", "heat", "cool")
+_REAL_PREPOSITION = {"take": "from", "move": "to"}
 _ADJECTIVES = ("put", "clean", "hot", "cool", "heat", "find", "look", "examine", "get", "bring")
 _LETTER = {"take": "t", "move": "m", "process": "p", "use": "u"}
 _PREPOSITIONS = ("from", "to", "off", "in", "on", "into", "by", "near", "over", "under")
@@ -51,6 +53,11 @@ class Verb:
 
     word: str
     preposition: str
+
+
+def means_itself(kind: Kind, verb: Verb) -> bool:
+    """True where a real verb stands for its real operation: `take` takes, `heat` is a tool's use."""
+    return verb.word in _OWN[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +122,19 @@ def say(thing: str, verb: Verb, place: str) -> str:
 
 
 def invent(rng: random.Random, tools: Sequence[str]) -> Procedure:
-    """A procedure in invented verbs, of 1 to 6 steps, never of a real shape. `tools` are place classes to choose fixed
-    tools from."""
+    """A procedure of 1 to 6 steps, never of a real shape, in invented verbs, real verbs that mean something else, and real
+    ones that mean themselves; but where `take` takes, neither `move` moves nor `use` uses. `tools` are place classes to choose
+    fixed tools from."""
     while True:
         slots = _slots(rng, tools)
-        if shape(slots) not in REAL_SHAPES:
+        if shape(slots) not in REAL_SHAPES and not near_real(slots):
             return Procedure(tuple(slots), _words(rng, slots))
+
+
+def near_real(slots: Sequence[Slot]) -> bool:
+    """True where real verbs that mean themselves take a thing and also move something or use a lamp."""
+    real = {slot.kind for slot in slots if means_itself(slot.kind, slot.verb)}
+    return "take" in real and bool(real & {"move", "use"})
 
 
 def rename(rng: random.Random, procedure: Procedure, tools: Sequence[str]) -> Procedure:
@@ -156,20 +170,21 @@ def real(rng: random.Random, tools: Sequence[str], lamps: Sequence[str]) -> Proc
 
 def _slots(rng: random.Random, tools: Sequence[str]) -> list[Slot]:
     kinds: tuple[Kind, ...] = ("take", "move", "use", "process", "process", "process")
-    take, move, use, *process = (Verb(_verb(rng, kind), _preposition(rng, kind)) for kind in kinds)
+    take, move, use, *process = (_verb(rng, kind, tools) for kind in kinds)
     slots: list[Slot] = []
     held, thing, target = False, 0, 0
     fixed = rng.random() < 0.3
-    for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))):
+    for _ in range(rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5, 6))):
         choice = rng.random()
         if not held and choice < 0.8:
             slots.append(Slot("take", take, thing))
             held = True
         elif not held:
             slots.append(Slot("use", use, 1))
-        elif choice < 0.5:
-            slots.append(Slot("process", rng.choice(process), thing, rng.choice(tools)))
-        elif choice < 0.9:
+        elif choice < 0.45:
+            verb = rng.choice(process)
+            slots.append(Slot("process", verb, thing, _TOOL.get(verb.word) or rng.choice(tools)))
+        elif choice < 0.85:
             slots.append(Slot("move", move, thing, rng.choice(tools) if fixed else target))
             held, thing = False, (thing if rng.random() < 0.7 else 2)
             target = target if rng.random() < 0.7 else 1
@@ -178,16 +193,20 @@ def _slots(rng: random.Random, tools: Sequence[str]) -> list[Slot]:
     return slots
 
 
+def _verb(rng: random.Random, kind: Kind, tools: Sequence[str]) -> Verb:
+    """An invented word, a real one that means itself, or a real one that means something else here."""
+    draw = rng.random()
+    own = [word for word in _OWN[kind] if kind != "process" or _TOOL[word] in tools]
+    if draw < 0.4 and own:
+        return Verb(rng.choice(own), _REAL_PREPOSITION.get(kind) or _preposition(rng, kind))
+    if draw < 0.55:
+        return Verb(rng.choice([word for word in _REAL_VERBS if word not in _OWN[kind]]), _preposition(rng, kind))
+    return Verb(rng.choice(invented_words()), _preposition(rng, kind))
+
+
 def _preposition(rng: random.Random, kind: Kind) -> str:
     """`with` marks a tool's use, `at` a use in place, as in the game; else a guide would not say what to open or to name."""
     return {"process": "with", "use": "at"}.get(kind) or rng.choice(_PREPOSITIONS)
-
-
-def _verb(rng: random.Random, kind: Kind) -> str:
-    """An invented word, or a real verb that means something else here: `move` may be a tool's use, never a moving."""
-    if rng.random() < 0.3:
-        return rng.choice([word for word in _REAL_VERBS if word not in _OWN[kind]])
-    return rng.choice(invented_words())
 
 
 def _nouns(slots: Sequence[Slot]) -> list[str]:

@@ -39,6 +39,8 @@ class Settings:
     """The recipe of a base model."""
 
     seed: int = 0
+    architecture: str = "llama"
+    """llama, or qwen3: the same with normalised queries and keys."""
     episodes: int = 32_000
     hidden: int = 192
     layers: int = 5
@@ -64,7 +66,7 @@ class Row:
     """One tokenised episode: ids [n] uint16 and loss weights [n] in tenths, uint8."""
 
     ids: NDArray[np.uint16]
-    tenths: NDArray[np.uint8]
+    hundredths: NDArray[np.uint8]
 
 
 def names_of_things() -> list[str]:
@@ -104,7 +106,7 @@ def _rows(job: tuple[int, int, Recipe]) -> list[Row]:
     for example in episodes(seed, number, recipe):
         encoded = encode(_TOKENIZER, example.messages, example.learn)
         if len(encoded.ids) <= BUCKETS[-1]:
-            weights = np.round(np.asarray(encoded.weights) * 10).astype(np.uint8)
+            weights = np.round(np.asarray(encoded.weights) * 100).astype(np.uint8)
             rows.append(Row(np.asarray(encoded.ids, np.uint16), weights))
     return rows
 
@@ -143,25 +145,26 @@ def batches(rows: Sequence[Row], settings: Settings) -> list[list[int]]:
 
 def make_model(settings: Settings, tokenizer: Any) -> Any:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(settings.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden,
-            intermediate_size=settings.inner,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            max_position_embeddings=settings.context,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        )
+    config = AutoConfig.for_model(
+        settings.architecture,
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.inner,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        head_dim=settings.hidden // settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _tensors(rows: Sequence[Row]) -> Iterator[Any]:
@@ -172,7 +175,7 @@ def _tensors(rows: Sequence[Row]) -> Iterator[Any]:
     weights = np.zeros((len(rows), size), np.float32)
     for index, row in enumerate(rows):
         ids[index, : len(row.ids)] = row.ids
-        weights[index, : len(row.ids)] = row.tenths / 10
+        weights[index, : len(row.ids)] = row.hundredths / 100
     yield torch.from_numpy(ids)
     yield torch.from_numpy(weights)
 
