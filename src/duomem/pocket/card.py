@@ -24,7 +24,9 @@ def write(folder: Path) -> Path:
     values = {**record["settings"], **record}
     values |= {
         "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        "commands": "\n".join(_command(number) for number in range(1, len(stages) + 1)),
+        "family": record["settings"]["architecture"].capitalize(),
+        "wander_weight": record["recipe"]["wander_weight"],
+        "commands": "\n".join(_command(number, len(stages)) for number in range(1, len(stages) + 1)),
         "stages": "\n".join(_row(number, stage) for number, stage in enumerate(stages, 1)),
         "observed": OBSERVED,
     }
@@ -33,7 +35,9 @@ def write(folder: Path) -> Path:
     return path
 
 
-def _command(number: int) -> str:
+def _command(number: int, stages: int) -> str:
+    if stages == 1:
+        return "python -m duomem.pocket.train base --recipe base.toml"
     start = f" --start stage{number - 1}" if number > 1 else ""
     return f"python -m duomem.pocket.train stage{number} --recipe stage{number}.toml{start}"
 

@@ -51,6 +51,8 @@ class Recipe:
     """Share of the vain actions that go to a place which the room does not have."""
     misled: float = 0.7
     """Chance that a slip's thought is wrong too (it fits the wrong action), as it is when the student errs by itself."""
+    hasty: float = 0.2
+    """Share of the slips that set out for another step before this one is done."""
     wander_weight: float = 0.2
     """Loss weight of the student's turns in wandering, whose choices nobody can foresee."""
 
@@ -186,8 +188,11 @@ def _nouns(rng: random.Random, house: House, procedure: Procedure, kinds: list[s
     things = ["", "", ""]
     pool = list(copies)
     rng.shuffle(pool)
+    lamps = sorted({thing.kind for thing in house.things if "toggleable" in thing.traits and thing.places})
     for index in range(3):
         fit = [kind for kind in pool if copies[kind] >= max(1, takes.count(index)) and kind not in things]
+        if index == 1 and lamps and rng.random() < 0.4:
+            fit = [rng.choice(lamps)]  # the second thing is used, never taken
         if not fit:
             return None
         things[index] = fit[0]
@@ -204,29 +209,42 @@ def _guides(
     kinds: list[str],
     recipe: Recipe,
 ) -> tuple[list[str], list[list[str]]]:
-    """Guides in the prompt (relevant ones and distractors, shuffled) and, for each thing, what the relevant ones
+    """Guides in the prompt (relevant ones and distractors, shuffled) and, for each step, what the relevant ones
     together say."""
     all_kinds = sorted({thing.kind for thing in house.things if thing.places})
-    guides, union = [], [list[str]() for _ in things]
+    guides, union = [], [list[str]() for _ in procedure.slots]
     relevant = rng.choice((1, 1, 2))
     texts: list[tuple[str, list[list[str]]]] = []
     for _ in range(relevant):
         same = rng.random() < recipe.same
         other = things if same else [rng.choice(all_kinds) for _ in things]
         there = places if same or rng.random() < 0.3 else [rng.choice(PLACE_KINDS) for _ in places]
-        found = [_where(rng, house, thing, kinds, recipe) for thing in things]
+        found = _searched(rng, house, procedure, things, kinds, recipe)
         texts.append((procedure.guide(other, there, found), found))
     for _ in range(rng.choice((0, 0, 1, 1, 2)) if relevant == 1 else rng.choice((0, 1))):
         wrong = rename(rng, procedure, kinds) if rng.random() < 0.6 else invent(rng, kinds)
         nouns = [rng.choice(all_kinds) for _ in range(3)] if rng.random() < 0.5 or len(things) < 3 else things
         there = [rng.choice(PLACE_KINDS) for _ in range(2)]
-        texts.append((wrong.guide(nouns, there, [_where(rng, house, noun, kinds, recipe) for noun in nouns]), []))
+        texts.append((wrong.guide(nouns, there, _searched(rng, house, wrong, nouns, kinds, recipe)), []))
     rng.shuffle(texts)
     for text, found in texts:
         guides.append(text)
-        for index, where in enumerate(found):
-            union[index] += [kind for kind in where if kind not in union[index]]
+        for step, where in enumerate(found):
+            union[step] += [kind for kind in where if kind not in union[step]]
     return guides, union
+
+
+def _searched(
+    rng: random.Random, house: House, procedure: Procedure, things: Sequence[str], kinds: list[str], recipe: Recipe
+) -> list[list[str]]:
+    """For each step the place classes that a guide names for its thing: a second search for a thing may name others."""
+    found: list[list[str]] = []
+    last: dict[int, list[str]] = {}
+    for slot in procedure.slots:
+        if slot.thing not in last or rng.random() < 0.6:
+            last[slot.thing] = _where(rng, house, things[slot.thing], kinds, recipe)
+        found.append(last[slot.thing])
+    return found
 
 
 def _where(rng: random.Random, house: House, thing: str, kinds: list[str], recipe: Recipe) -> list[str]:
@@ -253,7 +271,7 @@ def _play(
         if op.name == "stuck":
             return None
         if rng.random() < recipe.slip:
-            _slip(rng, world, belief, op, script, number, step, verb, recipe)
+            _slip(rng, world, belief, op, script, number, step, verb, recipe, steps)
             continue
         script.turn(_thought(number, step, verb, op), _command(step, verb, op), _apply(world, belief, step, verb, op), 1.0)
     return None
@@ -297,8 +315,12 @@ def _slip(
     step: Step,
     verb: Verb,
     recipe: Recipe,
+    steps: Sequence[Step],
 ) -> None:
     """A wrong action, sometimes again and again, not learned: what follows shows how to get out of it."""
+    if rng.random() < recipe.hasty:
+        _hasty(rng, world, belief, script, number, steps, verb)
+        return
     vain = _vain(rng, world, belief, step, recipe)
     if vain and rng.random() < 0.5:
         thought = _thought(number, step, verb, vain if rng.random() < recipe.misled else op)
@@ -314,6 +336,18 @@ def _slip(
     possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
     answer = _apply(world, belief, step, verb, wrong) if possible else NOTHING
     script.turn(thought, _command(step, verb, wrong), answer, 0.0)
+
+
+def _hasty(
+    rng: random.Random, world: Guided, belief: Belief, script: _Script, number: int, steps: Sequence[Step], verb: Verb
+) -> None:
+    """On the way to another step before this one is done."""
+    other = rng.choice([index for index in (number - 1, number + 1, number + 2) if 0 <= index < len(steps)] or [number])
+    there = [place for place in belief.places if kind_of(place) == rng.choice(steps[other].places) and place != belief.at]
+    if there:
+        op = Op("go", rng.choice(there))
+        answer = _apply(world, belief, steps[other], verb, op)
+        script.turn(_thought(other, steps[other], verb, op), _command(steps[other], verb, op), answer, 0.0)
 
 
 def _vain(rng: random.Random, world: Guided, belief: Belief, step: Step, recipe: Recipe) -> Op | None:

@@ -87,18 +87,18 @@ class Procedure:
         return text
 
     def steps(self, things: Sequence[str], places: Sequence[str], found: Sequence[Sequence[str]]) -> list[Step]:
-        """Steps with their nouns; `found[i]` lists the place classes to search for thing i."""
+        """Steps with their nouns; `found[i]` lists the place classes to search at step i (for takes and uses)."""
         steps = []
-        for slot in self.slots:
-            where = tuple(found[slot.thing]) if slot.kind in ("take", "use") else (place_of(slot, places),)
+        for slot, searched in zip(self.slots, found, strict=True):
+            where = tuple(searched) if slot.kind in ("take", "use") else (place_of(slot, places),)
             steps.append(Step(slot.kind, things[slot.thing], where, slot.verb.word))
         return steps
 
     def guide(self, things: Sequence[str], places: Sequence[str], found: Sequence[Sequence[str]]) -> str:
         """The text a memory of this procedure would have, in the form `duomem.memory.procedure` writes."""
         lines = [self.task(things, places)]
-        for number, slot in enumerate(self.slots, 1):
-            where = ", ".join(found[slot.thing]) if slot.kind in ("take", "use") else place_of(slot, places)
+        for number, (slot, searched) in enumerate(zip(self.slots, found, strict=True), 1):
+            where = ", ".join(searched) if slot.kind in ("take", "use") else place_of(slot, places)
             lines.append(f"{number}. {say(things[slot.thing], slot.verb, where)}")
         return "\n".join(lines)
 

@@ -30,7 +30,7 @@ from duomem.pocket.language import invented_words
 from duomem.prompts import encode
 from duomem.types import digest
 
-BUCKETS = (160, 224, 288, 352, 416, 480, 576, 672, 768, 896, 1024, 1152)
+BUCKETS = (160, 224, 288, 352, 416, 480, 576, 672, 768, 896, 1024, 1152, 1280, 1440)
 """Padded lengths: a few fixed shapes, since each new one makes the CPU kernels be built again."""
 
 
@@ -39,8 +39,8 @@ class Settings:
     """The recipe of a base model."""
 
     seed: int = 0
-    architecture: str = "llama"
-    """llama, or qwen3: the same with normalised queries and keys."""
+    architecture: str = "qwen3"
+    """qwen3, or llama: the same without normalised queries and keys, which learns to copy later."""
     episodes: int = 32_000
     hidden: int = 192
     layers: int = 5
