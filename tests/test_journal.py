@@ -14,7 +14,7 @@ from duomem import _journal_file
 from duomem._commits import Commits
 from duomem.errors import DataError, StoreError
 from duomem.journal import Journal
-from duomem.types import Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, Usage, run_hash
+from duomem.types import Message, Origin, Reply, StopReason, Task, TextPart, ToolCall, Trajectory, Turn, Usage, run_hash
 
 TASK = Task("train/a", "train", "corridor", "h")
 PROMPT = (Message.of("system", "be brief"), Message.of("user", "Your task: ünï\n\nscene"))
@@ -59,13 +59,22 @@ def test_a_trajectory_comes_back_whole(tmp_path: Path) -> None:
     turns = (
         Turn(Reply(message, "tool_calls", Usage(5, 1, 2), 0.25), call, "you went", True, True, "\nGuide: x"),
         Turn(said("no action"), None, "Nothing happens.", False),
+        Turn(
+            said("both"),
+            call,
+            "a\nb",
+            results=(Message("tool", (TextPart("a"),), tool_call_id="call-1"), Message.of("user", "b")),
+        ),
+        Turn(said("bye"), None, "", results=()),
     )
     expected = Trajectory(TASK, 2, "g", "s", PROMPT, turns, StopReason.STEP_CAP, ("m2", "m1"), ORIGIN, "", 7.5)
     with Journal.open(tmp_path / "j.sqlite") as journal:
         episode = journal.begin("p", TASK, 2, goal="g", scene="s", prompt=PROMPT, shown=("m2",), origin=ORIGIN)
         for index, turn in enumerate(turns):
             journal.record_reply(episode, index, turn.reply, turn.call, repaired=turn.repaired)
-            journal.record_observation(episode, index, turn.observation, valid=turn.valid, recalled=turn.recalled)
+            journal.record_observation(
+                episode, index, turn.observation, valid=turn.valid, recalled=turn.recalled, results=turn.results
+            )
         journal.finish(episode, StopReason.STEP_CAP, "", 7.5, shown=("m2", "m1"))
     with Journal.open(tmp_path / "j.sqlite", readonly=True) as journal:
         assert list(journal.trajectories("p")) == [expected]
@@ -89,7 +98,7 @@ def test_what_was_recorded_is_on_disk_when_the_call_returns(tmp_path: Path) -> N
 def test_only_outcomes_are_finished_and_scored(tmp_path: Path, stop: StopReason) -> None:
     with Journal.open(tmp_path / "j.sqlite") as journal:
         write(journal, stop=stop, error="" if stop.is_outcome else "the cable")
-        infra = stop in (StopReason.ERROR, StopReason.INTERRUPTED, StopReason.BUDGET)
+        infra = stop in (StopReason.ERROR, StopReason.INTERRUPTED, StopReason.BUDGET, StopReason.UNKNOWN)
         assert journal.finished("collect") == (set() if infra else {("train/a", 0)})
         assert len(list(journal.trajectories("collect"))) == (0 if infra else 1)
         (listed,) = journal.trajectories("collect", errors=True)

@@ -33,6 +33,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             episode INTEGER NOT NULL REFERENCES episodes(id), turn INTEGER NOT NULL,
             stop TEXT NOT NULL, error TEXT NOT NULL)""",
     ),
+    ("ALTER TABLE turns ADD COLUMN results TEXT",),
 )
 """Step i leads from version i to version i + 1. A released step is never edited."""
 

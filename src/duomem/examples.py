@@ -144,11 +144,12 @@ def _example(trajectory: Trajectory, layout: Layout, memories: Sequence[Memory],
     learn = [0.0] * len(messages)
     for turn, reason in zip(trajectory.turns, why, strict=True):
         if not (drop and _droppable(reason)):
-            messages.extend(turn_messages(layout, turn))
-            learn.extend((0.0 if reason else 1.0, 0.0))
-    if trajectory.turns and messages[-1].role == "user" and len(learn) > 2:
-        messages, learn = messages[:-1], learn[:-1]
-    return Example(tuple(messages), tuple(learn), trajectory.content_hash, tuple(memory.id for memory in memories))
+            answer, *results = turn_messages(layout, turn)
+            messages.extend((answer, *results))
+            learn.extend((0.0 if reason else 1.0, *(0.0 for _ in results)))
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    end = answers[-1] + 1 if answers else len(messages)  # what came back last is nobody's to learn
+    return Example(tuple(messages[:end]), tuple(learn[:end]), trajectory.content_hash, tuple(memory.id for memory in memories))
 
 
 def preview(tokenizer: Any, example: Example) -> Text:

@@ -47,6 +47,7 @@ class Recorded:
     observation: str | None
     valid: bool
     recalled: str
+    results: tuple[Message, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +158,22 @@ class Journal:
         insert = "INSERT INTO turns(episode, idx, reply, call, repaired) VALUES (?, ?, ?, ?, ?)"
         self._commits.now(lambda db: db.execute(insert, row))
 
-    def record_observation(self, episode: int, index: int, observation: str, *, valid: bool = True, recalled: str = "") -> None:
+    def record_observation(
+        self,
+        episode: int,
+        index: int,
+        observation: str,
+        *,
+        valid: bool = True,
+        recalled: str = "",
+        results: Sequence[Message] | None = None,
+    ) -> None:
         """Keep what the environment answered at a turn whose reply is there.
 
         It is on disk with the next reply or end: a kill before that costs nothing, since a replay makes it again.
         """
-        row = (observation, valid, recalled, episode, index)
-        update = "UPDATE turns SET observation = ?, valid = ?, recalled = ? WHERE episode = ? AND idx = ?"
+        row = (observation, valid, recalled, None if results is None else _dump_all(results), episode, index)
+        update = "UPDATE turns SET observation = ?, valid = ?, recalled = ?, results = ? WHERE episode = ? AND idx = ?"
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(update, row)
@@ -205,6 +215,7 @@ class Journal:
                 row["observation"],
                 bool(row["valid"]),
                 row["recalled"],
+                row["results"] and load(tuple[Message, ...], row["results"]),
             )
             for row in self._rows("SELECT * FROM turns WHERE episode = ? ORDER BY idx", episode)
         )
@@ -242,7 +253,7 @@ class Journal:
     def _trajectory(self, episode: int) -> Trajectory:
         (row,) = self._rows("SELECT * FROM episodes WHERE id = ?", episode)
         turns = (
-            Turn(turn.reply, turn.call, turn.observation or "", turn.valid, turn.repaired, turn.recalled)
+            Turn(turn.reply, turn.call, turn.observation or "", turn.valid, turn.repaired, turn.recalled, turn.results)
             for turn in self.recorded(episode)
             if turn.observation is not None
         )

@@ -19,7 +19,7 @@ from duomem.chat import count_tokens as count_tokens
 from duomem.chat import encode as encode
 from duomem.chat import end_of_turn as end_of_turn
 from duomem.errors import ConfigError
-from duomem.types import Message, Reply, ToolCall, Trajectory, Turn, digest
+from duomem.types import Message, Reply, TextPart, ToolCall, Trajectory, Turn, digest
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -139,8 +139,14 @@ def thought_of(layout: Layout, text: str) -> str:
     return match["thought"].strip() if match else ""
 
 
-def turn_messages(layout: Layout, turn: Turn) -> tuple[Message, Message]:
-    """A turn as the assistant message and the user message that follows it."""
+def turn_messages(layout: Layout, turn: Turn) -> tuple[Message, ...]:
+    """A turn as the assistant message and what came back: the turn's own results, the result of its tool call, or the user
+    message of the layout."""
+    if turn.results is not None:
+        return (turn.reply.message, *turn.results)
+    calls = turn.reply.message.tool_calls
+    if calls:
+        return turn.reply.message, Message("tool", (TextPart(turn.observation + turn.recalled),), tool_call_id=calls[0].id)
     return turn.reply.message, turn_message(layout, turn.observation + turn.recalled)
 
 
@@ -149,4 +155,6 @@ def conversation(layout: Layout, trajectory: Trajectory) -> tuple[Message, ...]:
     messages = list(trajectory.prompt)
     for turn in trajectory.turns:
         messages.extend(turn_messages(layout, turn))
-    return tuple(messages[:-1] if trajectory.turns else messages)
+    while trajectory.turns and messages[-1].role != "assistant":
+        messages.pop()
+    return tuple(messages)

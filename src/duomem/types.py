@@ -149,7 +149,8 @@ class Observation:
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. ERROR and INTERRUPTED are infrastructure: retried on resume, never a 0."""
+    """Why an episode ended. ERROR and INTERRUPTED are infrastructure: retried on resume, never a 0. UNKNOWN is a recording
+    that nobody has judged: kept, and never used as a success."""
 
     WON = "won"
     LOST = "lost"
@@ -159,11 +160,12 @@ class StopReason(StrEnum):
     BUDGET = "budget"
     ERROR = "error"
     INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
 
     @property
     def is_outcome(self) -> bool:
         """True where the episode says something about the agent (a success or a failure)."""
-        return self not in (StopReason.ERROR, StopReason.INTERRUPTED, StopReason.BUDGET)
+        return self not in (StopReason.ERROR, StopReason.INTERRUPTED, StopReason.BUDGET, StopReason.UNKNOWN)
 
     @property
     def truncated(self) -> bool:
@@ -175,7 +177,9 @@ class Turn:
     """One exchange: the reply, the call parsed from it (None if unparseable), and what the environment answered.
 
     `valid` is the observation's; an unparseable reply is an invalid turn. `repaired` marks an action changed by repair.
-    `recalled` is memory text that a later recall put behind the observation, in the same user message.
+    `recalled` is memory text that a later recall put behind the observation, in the same user message. `results` are the
+    messages that came back, where they are not the one message that `observation` makes: results of parallel calls, several
+    messages, none at all after an episode's last reply.
     """
 
     reply: Reply
@@ -184,6 +188,7 @@ class Turn:
     valid: bool = True
     repaired: bool = False
     recalled: str = ""
+    results: tuple[Message, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +241,21 @@ class Trajectory:
                     turn.call and (turn.call.name, turn.call.arguments),
                     turn.observation + turn.recalled,
                     turn.valid,
+                    *_exchange(turn),
                 )
                 for turn in self.turns
             ],
             "stop": self.stop.value,
         }
         return digest(body)
+
+
+def _exchange(turn: Turn) -> list[Any]:
+    """What a hash covers of a turn whose results are messages of their own; nothing of any other turn."""
+    if turn.results is None:
+        return []
+    calls = [(call.name, call.arguments) for call in turn.reply.message.tool_calls]
+    return [calls, turn.reply.message.reasoning, [(result.role, result.text) for result in turn.results]]
 
 
 @dataclass(frozen=True, slots=True)
