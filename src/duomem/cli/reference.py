@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from duomem.cli import app
 
-VERBS = ("demo", "distill", "collect", "remember", "tune", "evaluate", "report", "init", "list", "games")
+VERBS = ("demo", "distill", "collect", "remember", "tune", "evaluate", "report", "init", "list", "games", "engine")
 
 
 def pages() -> str:

@@ -1,0 +1,269 @@
+"""llamacpp: a local model and its LoRA adapter as GGUF in llama.cpp, in this process; `serve` offers it over HTTP as well.
+
+In: a Config. Out: a Model whose `reply` may be called from many threads: llama.cpp batches them, and each conversation keeps
+its slot, so only new tokens are read. Prompts are token ids from the one encoder, the same that training made. The adapter
+stays on for the life of the engine, since switching it between requests reuses wrong caches. Not here: writing GGUF (`_gguf`),
+tool calls.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from duomem import weights
+from duomem.chat import encode, end_of_turn
+from duomem.errors import InfraError, MissingExtra, UsageError
+from duomem.models import ContextFull
+from duomem.models._gguf import WRITER, FileType, kept, write_adapter, write_base
+from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
+
+
+class Config(BaseModel):
+    """Settings of a model in llama.cpp."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    path: str = "pocket"
+    """The base: "pocket" (the model that ships with the package), a folder, or a hub name that is in the hub's cache."""
+    revision: str | None = None
+    """Revision of a hub name."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter that `duomem tune` wrote for this base; none: the base alone."""
+    gguf: str | None = None
+    """A GGUF file of that base to use in place of one written from its safetensors, say one quantised elsewhere."""
+    weights: FileType = "f32"
+    """Precision of the weights in a GGUF file that is written here; f32 says the same tokens as `hf`."""
+    folder: str | None = None
+    """Where written GGUF files are kept, by the hash of what is in them; none: duomem/gguf in the user's cache folder."""
+    threads: int = Field(default=2, ge=1)
+    """Threads of a forward pass on the CPU."""
+    max_batch: int = Field(default=8, ge=1)
+    """Callers served at once, and conversations whose caches are kept: at least as many as run at once."""
+    context: int | None = Field(default=None, ge=16)
+    """Longest conversation in tokens, answer included; none: the model's own, at most 4096."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An engine that listens. `url` is the base URL for OpenAI clients (it ends in /v1), `model` the name it answers to."""
+
+    url: str
+    model: str
+
+
+class LlamaCpp:
+    """A loaded model. `reply` blocks; see `duomem.models.Model`."""
+
+    def __init__(self, server: Any, tokenizer: Any, context: int, slots: int, facts: dict[str, str]) -> None:
+        self.tokenizer = tokenizer
+        self.context = context
+        self._server: Any = server
+        self._slots = _Slots(slots)
+        self._facts = facts
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
+        started = time.perf_counter()
+        ids = encode(self.tokenizer, messages, generate=True).ids
+        if len(ids) + sampling.max_tokens > self.context:
+            raise ContextFull(f"{len(ids)} prompt tokens and {sampling.max_tokens} for an answer exceed {self.context}.")
+        with self._slots.taken(ids) as slot:
+            done = self._ask(ids, sampling, slot)
+        choice, usage = done["choices"][0], done["usage"]
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        counts = Usage(len(ids), cached, usage["completion_tokens"])
+        return Reply(
+            Message.of("assistant", choice["text"]),
+            "length" if choice["finish_reason"] == "length" else "stop",
+            counts,
+            time.perf_counter() - started,
+        )
+
+    def _ask(self, ids: Sequence[int], sampling: Sampling, slot: int) -> dict[str, Any]:
+        server = self._server
+        if server is None:
+            raise InfraError("models/llamacpp: the engine has been closed.")
+        done: dict[str, Any] = server.handle_completions(
+            {
+                "prompt": list(ids),
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "seed": sampling.seed,
+                "stop": list(sampling.stop),
+                "id_slot": slot,
+                "cache_prompt": True,
+                # Plain sampling, as transformers does it; the engine's defaults cut the distribution.
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
+                "repeat_penalty": 1.0,
+            }
+        )
+        if "error" in done:
+            raise InfraError(f"models/llamacpp: llama.cpp says: {done['error'].get('message', done['error'])}")
+        return done
+
+    def count(self, text: str) -> int:
+        """Tokens of a text in this model's vocabulary."""
+        from duomem.chat import count_tokens
+
+        return count_tokens(self.tokenizer, text)
+
+    def provenance(self) -> dict[str, str]:
+        return dict(self._facts)
+
+    def close(self) -> None:
+        self._server = None  # its destructor stops the engine
+
+
+class _Slots:
+    """Which conversation is in which of the engine's slots, so that its next turn finds its cache."""
+
+    def __init__(self, count: int) -> None:
+        self._held: list[tuple[int, ...]] = [()] * count
+        self._free = list(range(count))
+        """Least recently used first."""
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, ids: tuple[int, ...]) -> Iterator[int]:
+        """The number of a free slot: the one whose prompt these ids continue, else an empty one, else the longest unused."""
+        with self._changed:
+            while not self._free:
+                self._changed.wait()
+            slot = max(self._free, key=lambda number: self._worth(number, ids))
+            self._free.remove(slot)
+            self._held[slot] = ids
+        try:
+            yield slot
+        finally:
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify()
+
+    def _worth(self, slot: int, ids: tuple[int, ...]) -> tuple[int, bool]:
+        held = self._held[slot]
+        return (len(held) if ids[: len(held)] == held else 0, not held)
+
+
+def counter(config: Config) -> Callable[[str], int]:
+    """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
+    from duomem.chat import count_tokens
+
+    return partial(count_tokens, weights.load_tokenizer(config.path, revision=config.revision))
+
+
+def build(config: Config) -> LlamaCpp:
+    """Load the model. Raises `MissingExtra`, `UsageError` for no such model, `MismatchError` for a wrong adapter, `DataError`
+    for a base or adapter that cannot be written as GGUF."""
+    tokenizer = weights.load_tokenizer(config.path, revision=config.revision)
+    server, context, facts = _start(config, tokenizer)
+    return LlamaCpp(server, tokenizer, context, config.max_batch, facts)
+
+
+@contextmanager
+def serve(config: Config | None = None, *, port: int = 0, api_key: str = "") -> Iterator[Served]:
+    """The same engine as an OpenAI-compatible HTTP server on loopback (`port` 0: a free one), until the block ends.
+
+    It answers /v1/chat/completions, /v1/completions, /v1/models and /health, with streaming. With `api_key` it asks for it.
+    """
+    config = config or Config()
+    tokenizer = weights.load_tokenizer(config.path, revision=config.revision)
+    server, _, facts = _start(config, tokenizer, port=port, api_key=api_key, listens=True)
+    yield Served(f"{server.listening_address}/v1", facts["model"])
+    del server
+
+
+def _start(
+    config: Config, tokenizer: Any, *, port: int = 0, api_key: str = "", listens: bool = False
+) -> tuple[Any, int, dict[str, str]]:
+    """A running engine, its longest conversation in tokens, and what is in it."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise MissingExtra("xllamacpp", "llamacpp") from error
+    facts = _facts(config, tokenizer, xllamacpp.__version__)
+    longest = _longest(config)
+    context = min(config.context or 4096, longest)
+    files = _files(config, tokenizer, facts)
+    params = _params(xllamacpp, config, context, files)
+    params.model_alias = {facts["model"]}
+    params.port = port
+    # The engine always listens; one that is not to be asked over HTTP has a key that nobody knows.
+    params.api_keys = [api_key] if api_key else [] if listens else [secrets.token_hex(32)]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise UsageError(f"models/llamacpp: llama.cpp cannot load {files[0]}: {error}") from error
+    return server, context, facts
+
+
+def _params(xllamacpp: Any, config: Config, context: int, files: list[Path]) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(files[0])
+    params.n_parallel = config.max_batch
+    params.n_ctx = context * config.max_batch  # shared out among the slots
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
+    params.cache_ram_mib = 0  # that cache does not know about adapters
+    params.warmup = False
+    params.ui = False
+    params.cors_origins = "http://localhost"
+    params.verbosity = 0
+    if config.weights == "f32":
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(file), 1.0) for file in files[1:]]
+    return params
+
+
+def _files(config: Config, tokenizer: Any, facts: dict[str, str]) -> list[Path]:
+    """The GGUF files to load: the base, and the adapter where there is one. Written unless they are kept already."""
+    base = weights.folder_of(config.path, config.revision)
+    folder = Path(config.folder).expanduser() if config.folder else cache_folder()
+    key = digest([WRITER, facts["base_sha256"], facts["tokenizer_sha256"]])[:16]
+    if config.gguf:
+        file = Path(config.gguf).expanduser()
+        if not file.is_file():
+            raise UsageError(f"models/llamacpp: there is no GGUF file {file}.")
+    else:
+        end = end_of_turn(tokenizer)[0]
+        file = kept(folder, f"{key}-{config.weights}.gguf", partial(write_base, base, kind=config.weights, end=end))
+    if not config.adapter:
+        return [file]
+    weights.check_adapter(config.adapter, config.path, tokenizer, config.revision)
+    name = f"{key}-{facts['adapter_sha256'][:16]}-lora.gguf"
+    return [file, kept(folder, name, partial(write_adapter, base, Path(config.adapter)))]
+
+
+def _facts(config: Config, tokenizer: Any, version: str) -> dict[str, str]:
+    return {
+        "model": weights.stable_name(config.path),
+        "revision": config.revision or "",
+        "base_sha256": weights.base_hash(config.path, config.revision),
+        "tokenizer_sha256": weights.tokenizer_hash(tokenizer),
+        "adapter_sha256": weights.adapter_hash(config.adapter) if config.adapter else "",
+        "weights": Path(config.gguf).name if config.gguf else config.weights,
+        "engine": "llama.cpp",
+        "xllamacpp": str(version),
+    }
+
+
+def _longest(config: Config) -> int:
+    import json
+
+    file = weights.folder_of(config.path, config.revision) / "config.json"
+    return int(json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings", 4096))
+
+
+def cache_folder() -> Path:
+    """Where written GGUF files are kept by default: $XDG_CACHE_HOME, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "duomem" / "gguf"
