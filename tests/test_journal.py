@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from duomem import _journal_file
 from duomem._commits import Commits
 from duomem.errors import DataError, StoreError
 from duomem.journal import Journal
-from duomem.types import Message, Origin, Reply, StopReason, Task, TextPart, ToolCall, Trajectory, Turn, Usage, run_hash
+from duomem.types import Message, Origin, Reply, StopReason, Task, TextPart, Tool, ToolCall, Trajectory, Turn, Usage, run_hash
 
 TASK = Task("train/a", "train", "corridor", "h")
 PROMPT = (Message.of("system", "be brief"), Message.of("user", "Your task: ünï\n\nscene"))
+TOOL = Tool("mail", "Send a mail.")
 ORIGIN = Origin(model="m", revision="r", layout="l", env="e", seed=3, licence="MIT")
 
 
@@ -67,9 +69,9 @@ def test_a_trajectory_comes_back_whole(tmp_path: Path) -> None:
         ),
         Turn(said("bye"), None, "", results=()),
     )
-    expected = Trajectory(TASK, 2, "g", "s", PROMPT, turns, StopReason.STEP_CAP, ("m2", "m1"), ORIGIN, "", 7.5)
+    expected = Trajectory(TASK, 2, "g", "s", PROMPT, turns, StopReason.STEP_CAP, ("m2", "m1"), ORIGIN, "", 7.5, tools=(TOOL,))
     with Journal.open(tmp_path / "j.sqlite") as journal:
-        episode = journal.begin("p", TASK, 2, goal="g", scene="s", prompt=PROMPT, shown=("m2",), origin=ORIGIN)
+        episode = journal.begin("p", TASK, 2, goal="g", scene="s", prompt=PROMPT, shown=("m2",), origin=ORIGIN, tools=(TOOL,))
         for index, turn in enumerate(turns):
             journal.record_reply(episode, index, turn.reply, turn.call, repaired=turn.repaired)
             journal.record_observation(
@@ -81,6 +83,17 @@ def test_a_trajectory_comes_back_whole(tmp_path: Path) -> None:
         stored = journal._db.execute("SELECT content_hash FROM episodes").fetchone()[0]
         assert stored == expected.content_hash
         assert journal.content_hash("p") == run_hash([expected])
+    with Journal.open(tmp_path / "j.sqlite") as journal:
+        unjudged = replace(expected, attempt=3, stop=StopReason.UNKNOWN)
+        journal.add("from elsewhere", expected)
+        journal.add("from elsewhere", unjudged)
+        assert list(journal.trajectories("from elsewhere")) == [expected]
+        assert list(journal.trajectories("from elsewhere", errors=True)) == [expected, unjudged]
+        judged = replace(unjudged, stop=StopReason.WON)
+        journal.add("from elsewhere", judged)
+        assert list(journal.trajectories("from elsewhere")) == [expected, judged]
+        with pytest.raises(DataError, match="attempt 3, already has an outcome"):
+            journal.add("from elsewhere", unjudged)
 
 
 def test_what_was_recorded_is_on_disk_when_the_call_returns(tmp_path: Path) -> None:

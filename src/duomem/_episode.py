@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from duomem import prompts
-from duomem.envs import Episode
+from duomem.envs import ACT, Episode
 from duomem.errors import LeakError
 from duomem.journal import Journal, Recorded
 from duomem.models import ContextFull
@@ -28,6 +28,7 @@ from duomem.types import (
     Reply,
     StopReason,
     Task,
+    Tool,
     ToolCall,
     Trajectory,
     Turn,
@@ -82,6 +83,7 @@ class Running:
         self.goal = self.scene = ""
         self.prompt: tuple[Message, ...] = ()
         self.messages: list[Message] = []
+        self.tools: tuple[Tool, ...] = ()
         self.turns: list[Turn] = []
         self.shown: list[MemoryId] = []
         self.recorded: tuple[Recorded, ...] = ()
@@ -96,6 +98,7 @@ class Running:
     def _episode(self, *, fresh: bool) -> StopReason:
         episode = self.player.env.open(self.task)
         try:
+            self.tools = tuple(tool for tool in episode.tools() if tool != ACT)
             self._start(episode.observe(), fresh)
             return self._loop(episode)
         finally:
@@ -118,6 +121,7 @@ class Running:
                 prompt=self.prompt,
                 shown=self.shown,
                 origin=self.player.origin,
+                tools=self.tools,
                 fresh=fresh,
             )
             self.recorded = self.journal.recorded(self.id)
@@ -221,6 +225,7 @@ class Running:
             origin=self.player.origin if self.prompt else Origin(),
             error=error,
             seconds=seconds,
+            tools=self.tools,
         )
 
 

@@ -34,6 +34,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             stop TEXT NOT NULL, error TEXT NOT NULL)""",
     ),
     ("ALTER TABLE turns ADD COLUMN results TEXT",),
+    ("ALTER TABLE episodes ADD COLUMN tools TEXT NOT NULL DEFAULT '[]'",),
 )
 """Step i leads from version i to version i + 1. A released step is never edited."""
 

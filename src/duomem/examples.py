@@ -149,7 +149,8 @@ def _example(trajectory: Trajectory, layout: Layout, memories: Sequence[Memory],
             learn.extend((0.0 if reason else 1.0, *(0.0 for _ in results)))
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     end = answers[-1] + 1 if answers else len(messages)  # what came back last is nobody's to learn
-    return Example(tuple(messages[:end]), tuple(learn[:end]), trajectory.content_hash, tuple(memory.id for memory in memories))
+    shown = tuple(memory.id for memory in memories)
+    return Example(tuple(messages[:end]), tuple(learn[:end]), trajectory.content_hash, shown, trajectory.tools)
 
 
 def preview(tokenizer: Any, example: Example) -> Text:

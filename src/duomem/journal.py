@@ -24,6 +24,7 @@ from duomem.types import (
     Reply,
     StopReason,
     Task,
+    Tool,
     ToolCall,
     Trajectory,
     Turn,
@@ -118,6 +119,7 @@ class Journal:
         prompt: Sequence[Message] = (),
         shown: Sequence[MemoryId] = (),
         origin: Origin = _UNKNOWN,
+        tools: Sequence[Tool] = (),
         fresh: bool = False,
     ) -> int:
         """The episode to write to: the cut one of this task and attempt where it began in the same way, else a new try.
@@ -125,7 +127,7 @@ class Journal:
         Without a prompt (the environment did not even open) it is the last try, whose turns stay for the next begin. `fresh`
         asks for a new try in any case. Raises `DataError` when the task and attempt already have an outcome.
         """
-        head = (dump(task), goal, scene, _dump_all(prompt), dump(origin), json.dumps(list(shown)))
+        head = (dump(task), goal, scene, _dump_all(prompt), dump(origin), json.dumps(list(shown)), _dump_all(tools))
 
         def work(db: sqlite3.Connection) -> int:
             last = db.execute(
@@ -138,13 +140,13 @@ class Journal:
             if last and not fresh and (not prompt or last["prompt"] == "[]" or tuple(last)[:5] == head[:5]):
                 db.execute("UPDATE episodes SET stop = NULL, error = '' WHERE id = ?", (last["id"],))
                 if prompt:
-                    columns = "(task, goal, scene, prompt, origin, shown)"
-                    db.execute(f"UPDATE episodes SET {columns} = (?, ?, ?, ?, ?, ?) WHERE id = ?", (*head, last["id"]))
+                    columns = "(task, goal, scene, prompt, origin, shown, tools)"
+                    db.execute(f"UPDATE episodes SET {columns} = (?, ?, ?, ?, ?, ?, ?) WHERE id = ?", (*head, last["id"]))
                 return int(last["id"])
             row = (phase, task.id, attempt, last["try"] + 1 if last else 0, *head)
             cursor = db.execute(
-                "INSERT INTO episodes(phase, task_id, attempt, try, task, goal, scene, prompt, origin, shown)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO episodes(phase, task_id, attempt, try, task, goal, scene, prompt, origin, shown, tools)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             assert cursor.lastrowid is not None
@@ -200,6 +202,32 @@ class Journal:
                 turns = db.execute("SELECT count(*) FROM turns WHERE episode = ?", (episode,)).fetchone()[0]
                 db.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (episode, turns, stop.value, error))
             db.execute("UPDATE episodes SET content_hash = ? WHERE id = ?", (self._trajectory(episode).content_hash, episode))
+
+        self._commits.now(work)
+
+    def add(self, phase: str, trajectory: Trajectory) -> None:
+        """Keep a whole episode from elsewhere, in one transaction. Raises `DataError` when its task and attempt already have an
+        outcome."""
+        each = trajectory
+        head = (phase, each.task.id, each.attempt)
+        body = (dump(each.task), each.goal, each.scene, _dump_all(each.prompt), json.dumps(list(each.shown)), dump(each.origin))
+        end = (each.stop.value, each.error, each.seconds, each.content_hash, _dump_all(each.tools))
+
+        def work(db: sqlite3.Connection) -> None:
+            tries = db.execute("SELECT stop FROM episodes WHERE phase = ? AND task_id = ? AND attempt = ? ORDER BY try", head)
+            stops = [row["stop"] for row in tries]
+            if any(stop and StopReason(stop).is_outcome for stop in stops):
+                raise DataError(f"{self.path}: {head[1]}, attempt {head[2]}, already has an outcome in phase {phase!r}.")
+            cursor = db.execute(
+                "INSERT INTO episodes(phase, task_id, attempt, try, task, goal, scene, prompt, shown, origin, stop, error,"
+                " seconds, content_hash, tools) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*head, len(stops), *body, *end),
+            )
+            db.executemany(
+                "INSERT INTO turns(episode, idx, reply, call, repaired, observation, valid, recalled, results)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                ((cursor.lastrowid, index, *_turn_row(turn)) for index, turn in enumerate(each.turns)),
+            )
 
         self._commits.now(work)
 
@@ -269,7 +297,13 @@ class Journal:
             origin=load(Origin, row["origin"]),
             error=row["error"],
             seconds=row["seconds"],
+            tools=load(tuple[Tool, ...], row["tools"]),
         )
+
+
+def _turn_row(turn: Turn) -> tuple[Any, ...]:
+    call, results = turn.call and dump(turn.call), None if turn.results is None else _dump_all(turn.results)
+    return dump(turn.reply), call, turn.repaired, turn.observation, turn.valid, turn.recalled, results
 
 
 def _dump_all(values: Sequence[Any]) -> str:

@@ -219,6 +219,8 @@ class Trajectory:
     error: str = ""
     seconds: float = 0.0
     schema: int = SCHEMA
+    tools: tuple[Tool, ...] = ()
+    """What the model was offered; none where a text environment's one tool is spoken in the layout's words."""
 
     @property
     def won(self) -> bool:
@@ -360,6 +362,7 @@ class Example:
     learn: tuple[float, ...]
     source: str
     memories: tuple[MemoryId, ...] = ()
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
