@@ -1,27 +1,43 @@
-"""Conversations to token ids: the one encoder, called by training, evaluation and serving.
+"""Conversations to token ids, and answers back to messages: the one encoder, called by training, evaluation and serving.
 
-In: a tokenizer with a chat template and messages. Out: token ids, each with a loss weight. Made segment by segment, so that the
-ids of a conversation are an exact prefix of the ids of its continuation; text from outside never becomes a special token. It
-knows no layout, no task and no model.
+In: a tokenizer with a chat template, messages, tools. Out: token ids, each with a loss weight; messages with tool calls and
+reasoning apart. Made segment by segment, so that the ids of a conversation are an exact prefix of the ids of its continuation;
+text from outside never becomes a special token. It knows no layout, no task and no model.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, proxy
 
+from duomem import _chat_calls as calls
+from duomem._chat_frames import CLOSE, OPEN, WAY_OUT, Frame, Frames, Piece, Shape, refusals
 from duomem.errors import DataError, MismatchError
-from duomem.types import Message
+from duomem.types import Message, Tool
 
-_MARK = "\ue000{}\ue001"
-_MARKS = re.compile("\ue000(\\d+)\ue001")
 _KEPT_TEXTS = 20_000
 """Encoded texts kept per tokenizer: each turn encodes the whole episode again, and only its tail is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a conversation is written where a template leaves a choice. Training and serving must use the same."""
+
+    thinking: Literal["off", "keep"] = "off"
+    """"off": no reasoning in any prompt, none learned, and the template is asked not to think; "keep": reasoning stands in a
+    thinking block before its answer, in every turn, and is learned with it."""
+    tool_calls: Literal["auto", "text"] = "auto"
+    """"auto": as the template writes them, or as plain text where it has none; "text": as plain text always."""
+
+
+PLAIN = Style()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,85 +48,119 @@ class Encoded:
     weights: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What a template puts around the messages of a sequence of roles.
-
-    `pieces[i]` stands before message i, the last one after all of them. After an assistant message a piece starts with
-    `ends[i]`, the ids of the end-of-turn token that the model itself has to say.
-    """
-
-    texts: tuple[str, ...]
-    ends: tuple[tuple[int, ...], ...]
-    pieces: tuple[tuple[int, ...], ...]
-
-
 def encode(
-    tokenizer: Any, messages: Sequence[Message], learn: Sequence[float] | None = None, *, generate: bool = False
+    tokenizer: Any,
+    messages: Sequence[Message],
+    learn: Sequence[float] | None = None,
+    *,
+    generate: bool = False,
+    tools: Sequence[Tool] = (),
+    style: Style = PLAIN,
 ) -> Encoded:
     """Token ids of a conversation under the tokenizer's chat template, with loss weights per message.
 
     With `generate` the ids end where the model's answer begins. A conversation that ends with an assistant message ends with
-    its end-of-turn token, which has that message's weight: it is what the model has to say. White space that a template writes
-    between its generation prompt and an answer, or between an answer and its end, is left out: the model would have to say it.
-    A template that refuses a system message gets it in front of the first user message.
+    its end-of-turn token, which has that message's weight, as its tool calls have: it is what the model has to say. White space
+    that a template writes between its generation prompt and an answer, or between an answer and its end, is left out: the model
+    would have to say it. A template that refuses a system message gets it in front of the first user message. Recorded ids of
+    tool calls become numbers.
 
     For every n: `encode(messages[:n], generate=True)` is a prefix of the encoding of any continuation. Raises `MismatchError`
     for a template that cannot hold this: one that drops, repeats, reorders or rewrites earlier messages (as those do that
     remove earlier thinking), or that has no special token at the end of an answer.
     """
-    return _encoder(tokenizer).encode(messages, learn, generate)
+    return _encoder(tokenizer, style).encode(messages, learn, generate, tuple(tools))
+
+
+def read_answer(
+    tokenizer: Any,
+    text: str,
+    messages: Sequence[Message] = (),
+    *,
+    tools: Sequence[Tool] = (),
+    style: Style = PLAIN,
+    whole: bool = True,
+) -> Message:
+    """What a model said (decoded with its special tokens, without its end of turn) as a message.
+
+    The thinking block becomes `reasoning`; with `tools`, calls in the template's own form become `tool_calls`, none where the
+    answer was cut off (`whole` is false). `messages` are those it answers: calls are numbered through a conversation.
+    """
+    return _encoder(tokenizer, style).read(text, messages, tuple(tools), whole)
 
 
 def end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     """The token ids that end an answer: what the chat template writes after one, and the tokenizer's end-of-sequence token."""
-    encoder = _encoder(tokenizer)
-    frame = encoder.frame(("user", "assistant"), False)
-    ends = [*frame.ends[-1][:1], tokenizer.eos_token_id]
+    encoder = _encoder(tokenizer, PLAIN)
+    ends = [*encoder.end_ids[:1], tokenizer.eos_token_id]
     return tuple(dict.fromkeys(end for end in ends if end is not None))
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
     """Tokens of a text as data, without any template."""
-    return len(_encoder(tokenizer).text(text))
+    return len(_encoder(tokenizer, PLAIN).text(text))
 
 
 class _Encoder:
-    """What is remembered of one tokenizer. Safe to call from several threads."""
+    """What is remembered of one tokenizer and style. Safe to call from several threads."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, style: Style) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise MismatchError("The tokenizer has no chat template. Add chat_template.jinja to the model's folder.")
+            raise MismatchError(
+                "The tokenizer has no chat template. Add chat_template.jinja to the model's folder, or name a file with "
+                "student.chat_template (tuning takes the same one)."
+            )
         self._tokenizer = proxy(tokenizer)  # the table of encoders must not keep it alive
         self.template = tokenizer.chat_template
+        self._style = style
         self._lock = threading.RLock()
         self._texts: OrderedDict[str, tuple[int, ...]] = OrderedDict()
-        self._frames: dict[tuple[tuple[str, ...], bool], _Frame] = {}
+        self._literals: dict[str, tuple[int, ...]] = {}
         controls = _controls(tokenizer)
         self._control_ids = frozenset(controls.values())
-        self._controls = sorted(controls, key=len, reverse=True)
-        self._in_data = re.compile("|".join(f"(?={re.escape(text)})" for text in self._controls)) if controls else None
-        self._merge_system = False
+        ordered = sorted(controls, key=len, reverse=True)
+        self._control = re.compile("|".join(re.escape(text) for text in ordered)) if controls else None
+        self._in_data = re.compile("|".join(f"(?={re.escape(text)})" for text in ordered)) if controls else None
+        self._frames = Frames(self._tokenizer, ordered, keeps_thinking=style.thinking == "keep")
         self._merge_system = not self._takes_system()
 
-    def encode(self, messages: Sequence[Message], learn: Sequence[float] | None, generate: bool) -> Encoded:
+    def encode(
+        self, messages: Sequence[Message], learn: Sequence[float] | None, generate: bool, tools: tuple[Tool, ...]
+    ) -> Encoded:
         if not messages:
             raise DataError("A conversation without messages cannot be encoded.")
-        roles = tuple(message.role for message in messages)
-        texts = [message.text for message in messages]
-        weights = list(learn) if learn is not None else [0.0] * len(texts)
-        if self._merge_system and roles[:2] == ("system", "user"):
-            roles, texts = roles[1:], [f"{texts[0]}\n\n{texts[1]}", *texts[2:]]
-            weights = weights[1:]
-        frame = self.frame(roles, generate)
-        ids = list(frame.pieces[0])
-        loss = [0.0] * len(ids)
-        for index, text in enumerate(texts):
-            data, end, after = self.text(text), frame.ends[index + 1], frame.pieces[index + 1]
-            ids.extend((*data, *end, *after))
-            loss.extend([weights[index]] * (len(data) + len(end)))
-            loss.extend([0.0] * len(after))
+        weights = list(learn) if learn is not None else [0.0] * len(messages)
+        if self._writes_text(messages, tools):
+            messages, weights = calls.as_text(messages, weights, tools)
+            tools = ()
+        if self._merge_system and [message.role for message in messages[:2]] == ["system", "user"]:
+            first = Message.of("user", f"{messages[0].text}\n\n{messages[1].text}")
+            messages, weights = [first, *messages[2:]], weights[1:]
+        shapes = _shapes(messages)
+        names = _names(messages, shapes)
+        with self._lock:
+            frame = self._frames.frame(shapes, generate, tools)
+            ids = list(self._literal(frame.texts[0]))
+            loss = [0.0] * len(ids)
+            for index, message in enumerate(messages):
+                end, after = frame.ends[index + 1], frame.texts[index + 1]
+                said = self._body(frame, index, message, names[index]) + self._literal(end)
+                rest = self._literal(after.removeprefix(end))
+                ids.extend((*said, *rest))
+                loss.extend([weights[index]] * len(said))
+                loss.extend([0.0] * len(rest))
         return Encoded(tuple(ids), tuple(loss))
+
+    def read(self, text: str, messages: Sequence[Message], tools: tuple[Tool, ...], whole: bool) -> Message:
+        with self._lock:
+            opened = self._frames.frame((Shape("user"),), True).texts[-1].rstrip().endswith(OPEN)
+            reasoning, rest = calls.split_thinking(text, opened=opened)
+            found: list[tuple[str, str]] = []
+            if tools and whole:
+                rest, found = calls.read_lines(rest) if self._writes_text((), tools) else self._call_form.read(rest)
+        plain = self._control.sub(lambda match: "" if self._is_special(match[0]) else match[0], rest) if self._control else rest
+        number = sum(len(message.tool_calls) for message in messages)
+        return calls.message_of(plain, found, reasoning, number)
 
     def text(self, text: str) -> tuple[int, ...]:
         """Ids of data. Wherever it spells a control token it is cut after that token's first character, so none is ever found
@@ -126,6 +176,37 @@ class _Encoder:
                 self._texts.popitem(last=False)
             return ids
 
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids of the end-of-turn token that the template writes behind an answer."""
+        with self._lock:
+            return self._ids(self._frames.frame((Shape("user"), Shape("assistant")), False).ends[-1])
+
+    def _body(self, frame: Frame, index: int, message: Message, name: str) -> tuple[int, ...]:
+        """Ids of a message itself: data as data, the template's literals with their control tokens."""
+        pieces = frame.bodies[index]
+        if self._style.thinking == "keep" and message.role == "assistant":
+            pieces = (*self._thinking(frame.texts[index], message.reasoning), *pieces)
+        ids: list[int] = []
+        waiting = ""
+        for piece in pieces:
+            if not isinstance(piece, str):
+                waiting += _fill(piece, message, name)
+                continue
+            at = 0
+            for control in self._control.finditer(piece) if self._control else ():
+                ids.extend((*self.text(waiting + piece[at : control.start()]), *self._literal(control[0])))
+                waiting, at = "", control.end()
+            waiting += piece[at:]
+        return (*ids, *self.text(waiting))
+
+    def _thinking(self, before: str, reasoning: str) -> tuple[Piece, ...]:
+        """A thinking block, opened unless the prompt did."""
+        opened = before.rstrip().endswith(OPEN)
+        if not reasoning:
+            return (f"\n{CLOSE}\n\n",) if opened else ()
+        return ("" if opened else f"{OPEN}\n", ("reasoning", 0, False), f"\n{CLOSE}\n\n")
+
     def _data(self, text: str) -> tuple[int, ...]:
         cuts = [match.start() + 1 for match in self._in_data.finditer(text)] if self._in_data else []
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -136,98 +217,107 @@ class _Encoder:
         single = [self._ids(character) for character in text]
         return tuple(token for some in single if self._control_ids.isdisjoint(some) for token in some)
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
-    def frame(self, roles: tuple[str, ...], generate: bool) -> _Frame:
-        """The template's pieces for these roles; what an answer follows is always the generation prompt that a server would
-        send.
-        """
-        with self._lock:
-            if (known := self._frames.get((roles, generate))) is None:
-                # Shortest first, so that no recursion grows with the conversation.
-                for index, role in enumerate(roles):
-                    if role == "assistant" and index:
-                        self._frame(roles[:index], True)
-                known = self._frame(roles, generate)
-            return known
+    def _literal(self, text: str) -> tuple[int, ...]:
+        """Ids of what a template writes."""
+        if text not in self._literals:
+            if len(self._literals) > _KEPT_TEXTS:
+                self._literals.clear()
+            self._literals[text] = self._ids(text)
+        return self._literals[text]
 
-    def _frame(self, roles: tuple[str, ...], generate: bool) -> _Frame:
-        key = (roles, generate)
-        if key not in self._frames:
-            self._frames[key] = self._closed(roles) if roles[-1] == "assistant" else self._open(roles, generate)
-        return self._frames[key]
+    def _is_special(self, text: str) -> bool:
+        return text in self._tokenizer.all_special_tokens
 
-    def _closed(self, roles: tuple[str, ...]) -> _Frame:
-        """A conversation that ends with an answer: the start of the one that goes on, since some templates treat the last turn
-        apart.
-        """
-        longer = self._frame((*roles, "user"), True)
-        if not longer.ends[len(roles)]:
-            raise MismatchError(
-                "The chat template ends an answer with no special token, so a model cannot learn where to stop."
-            )
-        keep = len(roles) + 1
-        return _Frame(longer.texts[:keep], longer.ends[:keep], (*longer.pieces[: keep - 1], ()))
+    def _writes_text(self, messages: Sequence[Message], tools: tuple[Tool, ...]) -> bool:
+        """Whether this conversation's tools are plain text."""
+        if not tools and not any(message.tool_calls or message.role == "tool" for message in messages):
+            return False
+        return self._style.tool_calls == "text" or not self._has_tools
 
-    def _open(self, roles: tuple[str, ...], generate: bool) -> _Frame:
-        texts = self._render(roles, generate)
-        for index in range(1, len(roles)):
-            if roles[index] == "assistant":
-                self._append_only(texts, self._frame(roles[:index], True).texts, index)
-        ends, pieces = [], []
-        for position, text in enumerate(texts):
-            end = self._end(text) if position and roles[position - 1] == "assistant" else ""
-            rest = text.lstrip()[len(end) :] if end else text
-            ends.append(tuple(self._ids(end)))
-            pieces.append(tuple(self._ids(rest)))
-        return _Frame(tuple(texts), tuple(ends), tuple(pieces))
+    @cached_property
+    def _has_tools(self) -> bool:
+        """Whether the template writes tools, a call and its result, each where it belongs."""
+        probe = Tool("probe_tool", "", '{"type": "object", "properties": {}}')
+        shapes = (Shape("user"), Shape("assistant", 1, False), Shape("tool"))
+        try:
+            return any(probe.name in text for text in self._frames.frame(shapes, True, (probe,)).texts)
+        except MismatchError:
+            return False
 
-    def _append_only(self, texts: list[str], shorter: tuple[str, ...], index: int) -> None:
-        """Hold the pieces before answer `index` equal to those that stood in its prompt."""
-        rest = texts[index][len(shorter[index]) :]
-        if texts[:index] != list(shorter[:index]) or not texts[index].startswith(shorter[index]) or rest.strip():
-            raise MismatchError(
-                "The chat template rewrites earlier messages when a conversation goes on, so one episode cannot be one "
-                f"sequence. Before answer {index} it writes {texts[index]!r}, and {shorter[index]!r} when it asks for it. "
-                "Use another template."
-            )
-        texts[index] = shorter[index]
-
-    def _render(self, roles: Sequence[str], generate: bool) -> list[str]:
-        turns = [{"role": role, "content": _MARK.format(index)} for index, role in enumerate(roles)]
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
-        pieces = _MARKS.split(text)
-        if [int(index) for index in pieces[1::2]] != list(range(len(roles))):
-            raise MismatchError(
-                "The chat template drops, repeats or reorders messages, so one episode cannot be one sequence. "
-                "Use another template."
-            )
-        return pieces[::2]
-
-    def _takes_system(self) -> bool:
-        from jinja2.exceptions import TemplateError
+    @cached_property
+    def _call_form(self) -> calls.CallForm:
+        def body(number: int) -> tuple[Piece, ...]:
+            return self._frames.frame((Shape("user"), Shape("assistant", number, False)), False).bodies[1]
 
         try:
-            self._render(("system", "user", "assistant", "user"), True)
-        except (TemplateError, MismatchError):
+            two = body(2)
+        except MismatchError:
+            two = None
+        return calls.CallForm.of(body(1), two)
+
+    def _takes_system(self) -> bool:
+        roles = ("system", "user", "assistant", "user")
+        try:
+            self._frames.render([Shape(role) for role in roles], True)
+        except MismatchError:
+            return False
+        except refusals():
             return False
         return True
 
-    def _end(self, text: str) -> str:
-        return next((control for control in self._controls if text.lstrip().startswith(control)), "")
 
-
-_encoders: WeakKeyDictionary[Any, _Encoder] = WeakKeyDictionary()
+_encoders: WeakKeyDictionary[Any, dict[Style, _Encoder]] = WeakKeyDictionary()
 _encoders_lock = threading.Lock()
 
 
-def _encoder(tokenizer: Any) -> _Encoder:
+def _encoder(tokenizer: Any, style: Style) -> _Encoder:
     with _encoders_lock:
-        known = _encoders.get(tokenizer)
-        if known is None or known.template != tokenizer.chat_template:
-            known = _encoders[tokenizer] = _Encoder(tokenizer)
-        return known
+        known = _encoders.setdefault(tokenizer, {})
+        if style not in known or known[style].template != tokenizer.chat_template:
+            known[style] = _Encoder(tokenizer, style)
+        return known[style]
+
+
+def _shapes(messages: Sequence[Message]) -> tuple[Shape, ...]:
+    shapes: list[Shape] = []
+    ids: list[str] = []
+    results = 0
+    for message in messages:
+        number = len(message.tool_calls) if message.role == "assistant" else 0
+        if message.role != "tool":
+            ids, results = [call.id for call in message.tool_calls], 0
+            shapes.append(Shape(message.role, number, bool(message.text) or not number))
+            continue
+        answers = ids.index(message.tool_call_id) if message.tool_call_id in ids else min(results, max(len(ids) - 1, 0))
+        shapes.append(Shape("tool", answers=answers))
+        results += 1
+    return tuple(shapes)
+
+
+def _names(messages: Sequence[Message], shapes: Sequence[Shape]) -> list[str]:
+    """For each tool message, the name of the tool that answered."""
+    names = [""] * len(messages)
+    said: Message | None = None
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            said = message
+        elif message.role == "tool" and said and shapes[index].answers < len(said.tool_calls):
+            names[index] = said.tool_calls[shapes[index].answers].name
+    return names
+
+
+def _fill(slot: tuple[str, int, bool], message: Message, name: str) -> str:
+    """The data of a slot, JSON-escaped where the template would have done it."""
+    kind, call, escaped = slot
+    if kind == "arguments":
+        return calls.canonical(message.tool_calls[call].arguments)
+    text = {"text": message.text, "reasoning": message.reasoning, "tool": name}.get(kind)
+    if text is None:
+        text = message.tool_calls[call].name
+    return json.dumps(text, ensure_ascii=False)[1:-1] if escaped else text
 
 
 def _controls(tokenizer: Any) -> dict[str, int]:
@@ -243,3 +333,6 @@ def _controls(tokenizer: Any) -> dict[str, int]:
     }
     # The unknown token is what some tokenizers say of ordinary characters: it opens nothing.
     return {text: index for text, index in found.items() if index != tokenizer.unk_token_id}
+
+
+__all__ = ["PLAIN", "WAY_OUT", "Encoded", "Style", "count_tokens", "encode", "end_of_turn", "read_answer"]
