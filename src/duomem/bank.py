@@ -20,6 +20,7 @@ from typing import Any
 from duomem import _bank_schema as schema
 from duomem._bank_rows import Rows, blob_of
 from duomem.bankview import View
+from duomem.bankwords import Retrieval, require
 from duomem.embed import Embedder
 from duomem.errors import DataError, LeakError, MismatchError, StoreError
 from duomem.types import BankEdit, MemoryId
@@ -73,11 +74,15 @@ class Stats:
 class Bank:
     """An open bank file. Safe for many threads, and for several processes (SQLite's own locks, 30 s wait)."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, embedder: Embedder, pins: Pins) -> None:
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, embedder: Embedder, pins: Pins, retrieval: Retrieval = "dense"
+    ) -> None:
+        require(retrieval)
         self.path = path
         self.pins = pins
         self._db = db
         self._embedder = embedder
+        self._retrieval: Retrieval = retrieval
         self._rows = Rows(db)
         self._lock = threading.RLock()
         self._latest: View | None = None
@@ -92,8 +97,10 @@ class Bank:
         splits: Collection[str] = ("train",),
         *,
         replace: bool = False,
+        retrieval: Retrieval = "dense",
     ) -> Bank:
-        """A new, empty bank at version 0; `replace` removes the one that is there (`--rebuild`).
+        """A new, empty bank at version 0; `replace` removes the one that is there (`--rebuild`). `retrieval` is how its views
+        search; the file does not hold it.
 
         Raises `DataError` if the file exists, `StoreError` if it cannot be written.
         """
@@ -110,10 +117,12 @@ class Bank:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('pins', ?)", (json.dumps(asdict(pins)),))
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"No bank can be made at {path}: {error}. Free space there or choose another place.") from error
-        return cls(path, db, embedder, pins)
+        return cls(path, db, embedder, pins, retrieval)
 
     @classmethod
-    def open(cls, path: Path | str, embedder: Embedder, layout_hash: str | None = None) -> Bank:
+    def open(
+        cls, path: Path | str, embedder: Embedder, layout_hash: str | None = None, *, retrieval: Retrieval = "dense"
+    ) -> Bank:
         """An existing bank. Raises `MismatchError` for another embedder or layout than it was made with (None: any layout)."""
         path = Path(path)
         found = pins(path)
@@ -124,7 +133,7 @@ class Bank:
             raise MismatchError(f"{path} was made for the layout {found.layout}, not {layout_hash}. {REBUILD}")
         db = schema.connect(path)
         schema.migrate(db, path)
-        return cls(path, db, embedder, found)
+        return cls(path, db, embedder, found, retrieval)
 
     def close(self) -> None:
         """Leaves one packed file, without side files, if no other process has it open. May be called again."""
@@ -182,7 +191,7 @@ class Bank:
             if self._latest is not None and self._latest.version == wanted:
                 return self._latest
             alive = self._rows.alive(wanted)
-            view = View(wanted, self._rows.memories(alive), self._rows.sources(wanted), self._embedder)
+            view = View(wanted, self._rows.memories(alive), self._rows.sources(wanted), self._embedder, self._retrieval)
             if version is None:
                 self._latest = view
             return view

@@ -1,6 +1,7 @@
 """One version of a bank in memory: what strategies read and search.
 
-In: the memories alive at that version with their keys' codes. Out: exact top-k by cosine, in one order on every machine.
+In: the memories alive at that version with their keys' codes. Out: exact top-k by cosine, by BM25 or by both, in one order
+on every machine.
 Immutable, so any number of threads may search it, and what is written later does not move it. It never touches the file.
 """
 
@@ -12,10 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
+from duomem.bankwords import Retrieval, Words, fused
 from duomem.embed import Embedder
 from duomem.errors import DataError
 from duomem.types import Hit, Memory, MemoryId, Provenance, digest
-from duomem.vectors import Index, best, quantise
+from duomem.vectors import Floats, Index, best, quantise
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,12 @@ class View:
     """The `BankView` of `duomem.memory`. `version` is the bank's."""
 
     def __init__(
-        self, version: int, rows: Sequence[Row], sources: Mapping[MemoryId, tuple[Provenance, ...]], embedder: Embedder
+        self,
+        version: int,
+        rows: Sequence[Row],
+        sources: Mapping[MemoryId, tuple[Provenance, ...]],
+        embedder: Embedder,
+        retrieval: Retrieval = "dense",
     ) -> None:
         rows = sorted(rows, key=lambda row: row.id)
         codes = {row.key: row.code for row in rows}
@@ -43,6 +50,8 @@ class View:
         self._by_id = {row.id: row.memory for row in rows}
         self._sources = sources
         self._embedder = embedder
+        self._retrieval = retrieval
+        self._keys = tuple({row.key: row.memory.key for row in rows}.values())
         self._key_of = np.array([place[row.key] for row in rows], dtype=np.intp)
         self._index = Index(np.frombuffer(b"".join(codes.values()), dtype=np.int8).reshape(len(codes), embedder.dim))
 
@@ -63,21 +72,35 @@ class View:
         return self._sources.get(memory) or (self.get(memory).provenance,)
 
     def search(self, query: str, k: int, *, floor: float = -1.0, allow: Callable[[Memory], bool] | None = None) -> list[Hit]:
-        """The k memories whose keys are nearest by cosine, best first, equal ones by id; none below `floor`.
+        """The k memories whose keys score highest, best first, equal ones by id; none whose cosine is below `floor`.
 
-        Exact: every key is compared. `allow` says which memories may be found at all (exclusions, decoys); a memory that
-        several trajectories gave is asked for with each of its sources, and all must be allowed.
+        Exact: every key is compared. The score is the cosine, for other retrievals that of `bankwords`; the floor is one of
+        cosines in all of them, and BM25 finds nothing that shares no word. `allow` says which memories may be found at all
+        (exclusions, decoys); a memory that several trajectories gave is asked for with each source, and all must be allowed.
         """
         if k <= 0 or not self._memories:
             return []
-        scores = self._index.cosines(quantise(self._embedder.embed([query]))[0])[self._key_of]
+        cosines = self._index.cosines(quantise(self._embedder.embed([query]))[0])
+        scores = self._scores(query, cosines)[self._key_of]
+        enough = (cosines >= floor)[self._key_of] & (scores > 0.0 if self._retrieval == "bm25" else True)
         reach = k
         while True:
-            rows = [row for row in best(scores, reach) if scores[row] >= floor]
-            allowed = [row for row in rows if allow is None or self._allowed(row, allow)][:k]
-            if len(allowed) == k or len(rows) < reach:
+            rows = best(scores, reach)
+            allowed = [row for row in rows if enough[row] and (allow is None or self._allowed(row, allow))][:k]
+            below = self._retrieval == "dense" and not enough[rows[-1]]  # and so is all that comes after
+            if len(allowed) == k or len(rows) < reach or below:
                 return [Hit(self._memories[row], float(scores[row])) for row in allowed]
             reach *= 4  # the filter refused some: look further
+
+    def _scores(self, query: str, cosines: Floats) -> Floats:
+        if self._retrieval == "dense":
+            return cosines
+        words = self._words.scores(query)
+        return words if self._retrieval == "bm25" else fused(cosines, words)
+
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self._keys)
 
     def _allowed(self, row: int, allow: Callable[[Memory], bool]) -> bool:
         memory = self._memories[row]

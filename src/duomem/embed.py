@@ -126,13 +126,23 @@ def _roles(words: Sequence[str]) -> list[str]:
     return roles
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in lower case without a plural's s: what a word index counts."""
+    return [_stem(word) for word in _WORD.findall(text.lower())]
+
+
+def roles(text: str) -> list[tuple[str, str]]:
+    """The words of an instruction in order, each with its role: lead, modifier, quantity, head, later, function, digit."""
+    words = _WORD.findall(text.lower())
+    return list(zip(words, _roles(words), strict=True))
+
+
 def features(text: str) -> dict[str, float]:
     """Weighted features of a text: words by role, pairs of words, and the sentence's form with its matter masked."""
-    words = _WORD.findall(text.lower())
-    roles = _roles(words)
-    stems = [_stem(word) for word in words]
-    form = [word if role in ("function", "quantity") else "*" for word, role in zip(words, roles, strict=True)]
-    found = [(stem, _WEIGHTS[role]) for stem, role in zip(stems, roles, strict=True)]
+    said = roles(text)
+    stems = [_stem(word) for word, _ in said]
+    form = [word if role in ("function", "quantity") else "*" for word, role in said]
+    found = [(stem, _WEIGHTS[role]) for stem, (_, role) in zip(stems, said, strict=True)]
     found += [(f"{left} {right}", _PAIR) for left, right in itertools.pairwise(stems)]
     found += [("~" + " ".join(form[at : at + size]), _FORM) for size in (2, 3) for at in range(len(form) - size + 1)]
     found.append(("=" + " ".join(form), _FORM))

@@ -7,6 +7,7 @@ decides what a memory says, how it is keyed and what is shown; the bank (`duomem
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from duomem.models import Model
@@ -27,6 +28,16 @@ class BankView(Protocol):
     def memories(self) -> Sequence[Memory]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A memory that a writing model was asked for and did not write usably. `question` is what it was asked."""
+
+    task_id: str
+    attempt: int
+    question: str
+    reason: str
+
+
 class MemoryStrategy(Protocol):
     """Turns trajectories into bank edits and an episode into what is shown.
 
@@ -34,6 +45,9 @@ class MemoryStrategy(Protocol):
     `recall` is asked before each turn; the default strategies answer at the first one only. It must be a pure function of the
     view and the bank's version, respect the view's exclusions and the budget, return memories in canonical order (by id),
     and may be empty. `feedback` turns an outcome into edits (usefulness counts, retirement).
+
+    A strategy that learns from failed trajectories too says so with `takes_failures = True`; one that asks a model says what
+    came to nothing in `refusals`, a sequence of `Refusal`. Without these it gets won trajectories alone and refuses nothing.
     """
 
     def write(self, trajectory: Trajectory, bank: BankView, teacher: Model | None) -> Sequence[BankEdit]: ...

@@ -7,7 +7,7 @@ functions of their arguments. It doesn't decide what a memory says or how it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
 from duomem.memory import BankView
@@ -35,11 +35,16 @@ def recall(
     Memories of an excluded trajectory or task are never found. One that no longer fits the token budget is passed over
     for a shorter one further away; none at all is a valid answer.
     """
+    found = nearest(view, bank, budget, query)
+    return choose(fitting(found, view, budget, fit) if fit else found, budget, distinct=distinct, count=count)
+
+
+def choose(hits: Iterable[Hit], budget: Budget, *, distinct: bool, count: Counter) -> Recall:
+    """The first of the hits, best first, that are distinct and within the budget, by id."""
     chosen: list[Hit] = []
     left = budget.tokens
     seen: set[str] = set()
-    nearest = _nearest(view, bank, budget, query)
-    for hit in _fitting(nearest, view, budget, fit) if fit else nearest:
+    for hit in hits:
         if len(chosen) == budget.k:
             break
         body = steps_of(hit.memory.text) if distinct else hit.memory.id
@@ -51,13 +56,21 @@ def recall(
     return Recall(tuple(sorted(chosen, key=lambda hit: hit.memory.id)))
 
 
-def _nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str) -> Iterator[Hit]:
-    """Allowed hits from the nearest on, fetched in growing portions: most of the bank is never needed."""
+def allowed(view: EpisodeView, kinds: Collection[str] = ()) -> Callable[[Memory], bool]:
+    """Whether a memory may be shown at all: not from an excluded trajectory or task, and of one of the kinds (none: any)."""
 
     def allow(memory: Memory) -> bool:
         source = memory.provenance
+        if kinds and memory.kind not in kinds:
+            return False
         return source.trajectory not in view.exclude and source.task_id not in view.exclude_tasks
 
+    return allow
+
+
+def nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str, kinds: Collection[str] = ()) -> Iterator[Hit]:
+    """Allowed hits from the nearest on, fetched in growing portions: most of the bank is never needed."""
+    allow = allowed(view, kinds)
     given, portion = 0, 4 * budget.k
     while budget.k > 0:
         hits = bank.search(query, portion, floor=budget.floor, allow=allow)
@@ -67,8 +80,8 @@ def _nearest(view: EpisodeView, bank: BankView, budget: Budget, query: str) -> I
         given, portion = portion, 4 * portion
 
 
-def _fitting(nearest: Iterator[Hit], view: EpisodeView, budget: Budget, fit: float) -> list[Hit]:
-    pool = list(islice(nearest, 16 * budget.k))
+def fitting(found: Iterable[Hit], view: EpisodeView, budget: Budget, fit: float) -> list[Hit]:
+    pool = list(islice(found, 16 * budget.k))
     here = frozenset(_WORD.findall(f"{view.goal} {view.scene}".lower()))
     return sorted(pool, key=lambda hit: (-hit.score - fit * share_here(hit.memory.text, here), hit.memory.id))
 
@@ -87,15 +100,17 @@ def steps_of(text: str) -> str:
     return text.partition("\n")[2]
 
 
-def provenance(trajectory: Trajectory, written_by: str) -> Provenance:
-    """Where a memory written by rules from this trajectory came from."""
+def provenance(trajectory: Trajectory, written_by: str, *, prompt: str = "", licence: str = "") -> Provenance:
+    """Where a memory of this trajectory came from; with the prompt and the licence of the output of a model that wrote it."""
+    licences = dict.fromkeys(part for part in (trajectory.origin.licence, licence) if part)
     return Provenance(
         task_id=trajectory.task.id,
         attempt=trajectory.attempt,
         trajectory=trajectory.content_hash,
         teacher=trajectory.origin.model,
         written_by=written_by,
-        licence=trajectory.origin.licence,
+        prompt=prompt,
+        licence=" and ".join(licences),
     )
 
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from duomem.types import Trajectory
+from duomem.memory._prompts import command_of, cut
+from duomem.types import Trajectory, Turn
 
 RULES = 1
 """Version of these rules; stands in every memory's provenance."""
@@ -140,9 +141,14 @@ def transcript(found: Sequence[Event], words: int) -> str:
         way = {event.command: event for event in (*earlier, *found[start:position])}
         shown += [*way.values(), step]
         previous = position
-    return "\n".join(line for event in shown for line in (f"> {event.command}", _cut(event.observation, words)))
+    return "\n".join(line for event in shown for line in (f"> {event.command}", cut(event.observation, words)))
 
 
-def _cut(text: str, words: int) -> str:
-    parts = text.split()
-    return " ".join(parts[:words]) + (" ..." if len(parts) > words else "")
+def plain_transcript(turns: Sequence[Turn], words: int) -> str:
+    """Turns as they were, in worlds of any kind, less those without effect and repeats of the same answer."""
+    told: dict[tuple[str, str], str] = {}
+    for turn in turns:
+        if turn.valid and turn.call:
+            command = command_of(turn)
+            told.setdefault((command, turn.observation), f"> {command}\n{cut(turn.observation, words)}")
+    return "\n".join(told.values())
