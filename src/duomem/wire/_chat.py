@@ -1,7 +1,7 @@
 """/v1/chat/completions: bodies and streams to the internal form and back.
 
-In, out: see `duomem.wire`. Reasoning is read under both its names (`reasoning_content`, `reasoning`), written under the first. The
-`function_call` form of 2023 is not read.
+In, out: see `duomem.wire`. Reasoning is read under both its names (`reasoning_content`, `reasoning`), written under the first.
+The `function_call` form of 2023 is not read.
 """
 
 from __future__ import annotations
