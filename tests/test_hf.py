@@ -149,6 +149,40 @@ def test_callers_share_forwards(load: Callable[..., hf.HfModel], monkeypatch: py
     assert model._scheduler.forwards < 8 * 60 / 2
 
 
+def test_guessed_tokens_change_nothing_but_the_forwards(
+    load: Callable[..., hf.HfModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, guessing = load(lookup=0), load(lookup=8)
+    for model in (plain, guessing):
+        monkeypatch.setattr(model._scheduler, "_ends", frozenset())  # a random model repeats itself sooner or later
+    for number, limit in ((1, 90), (2, 7), (3, 61), (4, 2), (5, 1)):
+        messages = [Message.of("user", f"mug {number} mug {number} mug {number}")]
+        before, other = (model.reply(messages, [], Sampling(max_tokens=limit)) for model in (plain, guessing))
+        assert before.message == other.message
+        assert before.usage.completion == other.usage.completion == limit
+        longer = [*messages, before.message, Message.of("user", "mug 1")]
+        assert (
+            plain.reply(longer, [], Sampling(max_tokens=9)).message
+            == guessing.reply(longer, [], Sampling(max_tokens=9)).message
+        )
+
+
+def test_guessing_saves_most_forwards_of_an_episode() -> None:
+    from duomem.agent import Player
+    from duomem.envs import household
+    from duomem.prompts import load_layout
+
+    env = household.build(household.Config(games=2))
+    played = {}
+    for lookup in (0, 8):
+        model = hf.build(hf.Config(threads=1, lookup=lookup))
+        trajectory = Player(env, model, load_layout("pocket"), max_steps=8).play(env.tasks("train")[0])
+        played[lookup] = trajectory.content_hash, model._scheduler.forwards
+        model.close()
+    assert played[0][0] == played[8][0]
+    assert played[8][1] < 0.6 * played[0][1]
+
+
 def test_stop_strings_cut_the_answer(load: Callable[..., hf.HfModel]) -> None:
     model = load()
     messages = [Message.of("user", "look")]

@@ -2,7 +2,9 @@
 
 In: prompts as token ids, from any thread. Out: answers as token ids and text. Each forward holds the next token of every
 running answer and a chunk of the waiting prompts; a caller joins and leaves between forwards. Slots keep the tokens they
-computed and are reused by longest common prefix, least recently used first. It knows no messages and no files.
+computed and are reused by longest common prefix, least recently used first. Greedy answers are guessed ahead from what the
+conversation already says (prompt lookup decoding, Saxena 2023) and the guesses are checked in the same forward, so an answer is
+the same with fewer forwards. It knows no messages and no files.
 """
 
 from __future__ import annotations
@@ -11,13 +13,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
 from duomem.errors import InfraError
-from duomem.models._slots import Network, Row
+from duomem.models._slots import Row
 from duomem.types import Sampling
+
+GRAM = 2
+"""Tokens that must agree before what followed them is guessed again. 2: turns of one episode differ in numbers and nouns."""
+
+
+class Engine(Protocol):
+    """`_slots.Network` or `_whole.Whole`."""
+
+    cache: Any
+
+    def forward(self, rows: Sequence[Row]) -> torch.Tensor: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +47,19 @@ class Job:
     slot: Slot | None = None
     random: torch.Generator | None = None
     error: Exception | None = None
+    follows: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Where in prompt and answer the token after the latest occurrence of each `GRAM` tokens stands."""
+    known: int = 0
+    """Tokens of prompt and answer that `follows` has taken in."""
+
+    def guess(self, most: int) -> list[int]:
+        """What followed the latest earlier occurrence of the last tokens, at most `most`; often nothing."""
+        said = self.prompt + self.tokens
+        for end in range(max(GRAM, self.known), len(said)):
+            self.follows[tuple(said[end - GRAM : end])] = end
+        self.known = len(said)
+        at = self.follows.get(tuple(said[-GRAM:]))
+        return said[at : at + most] if at is not None and most > 0 else []
 
 
 @dataclass(slots=True, eq=False)
@@ -52,15 +78,17 @@ class Scheduler:
 
     def __init__(
         self,
-        network: Network,
+        network: Engine,
         *,
         decode: Callable[[Sequence[int]], str],
         ends: frozenset[int],
         slots: int,
         chunk: int,
         threads: int,
+        lookup: int = 0,
     ) -> None:
         self._network, self._decode, self._ends, self._chunk, self._threads = network, decode, ends, chunk, threads
+        self._lookup = lookup
         self._slots = [Slot(index) for index in range(slots)]
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -142,20 +170,42 @@ class Scheduler:
         """One forward: a token of each answer, and prompts up to the chunk; the shortest rests first, so turns overtake
         openings.
         """
-        rows: list[tuple[Job, list[int]]] = []
+        rows: list[tuple[Job, list[int], list[int]]] = []
         room = self._chunk
         for job, rest in sorted(((job, self._rest(job)) for job in self._running), key=lambda pair: len(pair[1])):
             taken = rest if len(rest) == 1 else rest[:room]
             if taken:
-                rows.append((job, taken))
+                rows.append((job, taken, self._guess(job) if len(rest) == 1 and job.tokens else []))
                 room -= len(taken) if len(rest) > 1 else 0
-        logits = self._network.forward([Row(_slot(job).index, len(_slot(job).tokens), new) for job, new in rows])
+        logits = self._network.forward(
+            [Row(_slot(job).index, len(_slot(job).tokens), new + guess, len(guess) + 1) for job, new, guess in rows]
+        )
         self.forwards += 1
         greedy = logits.argmax(dim=-1).tolist()
-        for place, (job, new) in enumerate(rows):
+        at = 0
+        for job, new, guess in rows:
             _slot(job).tokens.extend(new)
             if len(_slot(job).tokens) == len(job.prompt) + len(job.tokens):
-                self._grow(job, greedy[place] if job.random is None else _sample(logits[place], job))
+                self._take(job, greedy[at] if job.random is None else _sample(logits[at], job), guess, greedy[at + 1 :])
+            at += len(guess) + 1
+
+    def _guess(self, job: Job) -> list[int]:
+        """Tokens to check ahead: greedy answers only, within the answer's limit and the slot's room."""
+        if job.random is not None:
+            return []
+        left = job.sampling.max_tokens - len(job.tokens) - 1
+        space = self._network.cache.shape[1] - len(job.prompt) - len(job.tokens)
+        return job.guess(min(self._lookup, left, space))
+
+    def _take(self, job: Job, token: int, guess: Sequence[int], greedy: Sequence[int]) -> None:
+        """Add the token, then the guessed ones as long as each is what the model says."""
+        self._grow(job, token)
+        for guessed, following in zip(guess, greedy, strict=False):
+            if guessed != token or job.ready.is_set():
+                return
+            _slot(job).tokens.append(guessed)
+            token = following
+            self._grow(job, token)
 
     def _rest(self, job: Job) -> list[int]:
         """Tokens of prompt and answer that the slot does not hold yet."""

@@ -1,7 +1,7 @@
 """Key-value slots: many conversations of different lengths in one forward pass, with no padding.
 
-In: new tokens of several rows, packed into one sequence. Out: logits of each row's last token. Each row attends to its own slot
-of a preallocated cache [slots, heads, context, dim] per layer, so rows join and leave between forwards and keep what they
+In: new tokens of several rows, packed into one sequence. Out: logits of each row's last tokens. Each row attends to its own
+slot of a preallocated cache [slots, heads, context, dim] per layer, so rows join and leave between forwards and keep what they
 computed. It knows token ids and slots only: no text, no sampling, no threads.
 """
 
@@ -25,11 +25,12 @@ _now = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`tokens` go to positions start, start + 1, ... of a slot."""
+    """`tokens` go to positions start, start + 1, ... of a slot; the logits after the last `keep` of them are wanted."""
 
     slot: int
     start: int
     tokens: Sequence[int]
+    keep: int = 1
 
 
 class SlotCache(Cache):
@@ -129,7 +130,8 @@ class Network:
 
     def __init__(self, model: Any, slots: int, context: int) -> None:
         config = model.config.get_text_config()
-        _supported(model, config)
+        if reasons := reasons_against(model):
+            raise UsageError(f"Slots cannot hold {type(model).__name__}: {'; '.join(reasons)}.")
         AttentionInterface.register(ATTENTION, attend)
         model.set_attn_implementation(ATTENTION)
         self.model = model.eval()
@@ -137,14 +139,15 @@ class Network:
         self.cache = SlotCache(config.num_hidden_layers, slots, context)
 
     def forward(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Logits [rows, vocabulary], float32, on the CPU, after each row's last token. Call it in inference mode."""
+        """Logits [sum of keep, vocabulary], float32, on the CPU, of each row's last tokens. Call it in inference mode."""
         ids = torch.tensor([[token for row in rows for token in row.tokens]], device=self.device)
         places = [place for row in rows for place in range(row.start, row.start + len(row.tokens))]
         positions = torch.tensor(places, device=self.device)
-        last, at = [], -1
+        last: list[int] = []
+        at = 0
         for row in rows:
             at += len(row.tokens)
-            last.append(at)
+            last.extend(range(at - row.keep, at))
         self.cache.plan(rows, positions)
         _now.cache = self.cache
         logits: torch.Tensor = self.model(
@@ -157,8 +160,9 @@ class Network:
         return logits[0].float().cpu()
 
 
-def _supported(model: Any, config: Any) -> None:
-    """Only models whose every layer is plain or sliding softmax attention through the attention interface keep exact slots."""
+def reasons_against(model: Any) -> list[str]:
+    """Why slots cannot hold a model exactly: some layer is no plain or sliding softmax attention through the interface."""
+    config = model.config.get_text_config()
     odd = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     reasons = [f"layers of type {kind}" for kind in sorted(odd)]
     if not getattr(model, "_supports_attention_backend", False):
@@ -167,8 +171,4 @@ def _supported(model: Any, config: Any) -> None:
         reasons.append("soft-capped attention")
     if getattr(config, "num_kv_shared_layers", None):
         reasons.append("layers that share a cache")
-    if reasons:
-        raise UsageError(
-            f"models/hf cannot serve {type(model).__name__}: {'; '.join(reasons)}. "
-            "Serve it with another engine and use the model openai_api."
-        )
+    return reasons
