@@ -1,7 +1,7 @@
 """Which exchange a request goes on from, and which episode it belongs to: found when it begins, by the rows before it.
 
 In: a database and a request. Out: a `Link`. A request goes on from the exchange whose conversation, reply included, is the
-longest beginning of its own; or from the one that it names (Responses). Where several episodes could be meant, all are doubtful.
+longest beginning of its own; or from the one that it names (Responses). Several candidates are all marked as doubtful.
 """
 
 from __future__ import annotations
