@@ -3,7 +3,8 @@
 In: ALFWorld games, played by the expert through the real engine. Out: one JSON line: `ratio` = tokens of all samples, one a
 step, / tokens of the episodes' sequences; `equal` = every sample is an exact prefix of its episode's sequence and both learn
 the same tokens. Counts only: no model is trained. The ratio is bounded by the mean turns of an episode, which the teacher
-decides: beside the project's expert stands a slower one.
+decides. The figure is for a teacher that needs about 20 turns, as a language model does on ALFWorld; `arms` has the project's
+expert too, which needs about 7.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from duomem.prompts import Layout, load_layout
 from duomem.types import Example, Trajectory
 
 SLIP = 0.6
-"""Chance of a detour before a right action, for the arm whose episodes are about as long as a language model's."""
+"""Chance of a detour before a right action: won episodes get about as long as a language model's."""
 
 
 def tokenizer_for(layout: Layout, name: str, episodes: list[Trajectory]) -> Any:
@@ -80,12 +81,21 @@ def main() -> None:
             one, each_step = sum(count[0] for count in counts), sum(count[1] for count in counts)
             equal &= all(count[2] for count in counts)
             turns = sum(len(episode.turns) for episode in episodes) / len(episodes)
-            arm = layout.name + (", slower teacher" if slip else "")
+            arm = f"{layout.name}, {'about 20 turns' if slip else 'expert'}"
             found[arm] = {"ratio": round(each_step / one, 2), "tokens": one, "tokens_per_step": each_step}
             found[arm] |= {"episodes": len(episodes), "mean_turns": round(turns, 1)}
             if not given.json:
                 print(f"{arm}: {found[arm]}")
-    report("P13", ratio=found["default"]["ratio"], equal=equal, arms=found, tokenizer=name or "trained here", data=source)
+    long = found["default, about 20 turns"]
+    report(
+        "P13",
+        ratio=long["ratio"],
+        mean_turns=long["mean_turns"],
+        equal=equal,
+        arms=found,
+        tokenizer=name or "trained here",
+        data=source,
+    )
 
 
 if __name__ == "__main__":
