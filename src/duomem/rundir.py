@@ -78,6 +78,11 @@ class RunFolder:
         step = self._steps().get(verb)
         return step["result"] if step and step["inputs"] == inputs else None
 
+    def left(self, verb: str) -> dict[str, Any] | None:
+        """What the verb left behind, with whatever inputs; None where it has not been run."""
+        step = self._steps().get(verb)
+        return step["result"] if step else None
+
     def result(self, verb: str) -> dict[str, Any]:
         """What the verb left behind. Raises `UsageError` where it has not been run."""
         step = self._steps().get(verb)

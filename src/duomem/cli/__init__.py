@@ -12,7 +12,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, tools, verbs
+from duomem.cli import engine, logs, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -39,6 +39,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 verbs.add_to(app)
 tools.add_to(app)
 engine.add_to(app)
+logs.add_to(app)
 
 
 def main() -> None:

@@ -9,7 +9,21 @@ from typer.testing import CliRunner
 
 from duomem.cli import app
 
-VERBS = ("demo", "distill", "collect", "remember", "tune", "evaluate", "report", "init", "list", "games", "engine")
+VERBS = (
+    "demo",
+    "distill",
+    "collect",
+    "remember",
+    "tune",
+    "evaluate",
+    "report",
+    "init",
+    "list",
+    "games",
+    "import",
+    "export",
+    "engine",
+)
 
 
 def pages() -> str:
