@@ -79,7 +79,7 @@ class Running:
 
     def _reset(self) -> None:
         self.started = time.monotonic()
-        self.seconds_before = 0.0
+        self.seconds_before = self.lost = 0.0
         self.goal = self.scene = ""
         self.prompt: tuple[Message, ...] = ()
         self.messages: list[Message] = []
@@ -134,10 +134,13 @@ class Running:
             if len(self.turns) >= len(self.recorded):
                 if halt := self._halt():
                     return halt
+                asked = time.monotonic()
                 try:
                     reply = self.player.model.reply(self.messages, episode.tools(), self.sampling)
                 except ContextFull:
                     return StopReason.CONTEXT
+                if reply.seconds:
+                    self.lost += max(0.0, time.monotonic() - asked - reply.seconds)
                 if self.gate:
                     self.gate.paid(reply.usage)
                 seen = self._act(episode, reply, None)
@@ -151,7 +154,7 @@ class Running:
     def _halt(self) -> StopReason | None:
         if self.gate and (reason := self.gate.halt()):
             return reason
-        return StopReason.TIMEOUT if self._seconds() > self.player.timeout_s else None
+        return StopReason.TIMEOUT if self._seconds() - self.lost > self.player.timeout_s else None
 
     def _act(self, episode: Episode, reply: Reply, recorded: Recorded | None) -> Observation:
         """Take one turn: keep the reply, act on it, keep what came of it. With `recorded`, check that all is as it was."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from duomem._episode import Gate, Running
 from duomem.envs import Env
-from duomem.errors import DuomemError, StoreError
+from duomem.errors import BudgetSpent, DuomemError, StoreError
 from duomem.journal import Journal
 from duomem.memory import BankView, MemoryStrategy
 from duomem.models import Model
@@ -56,7 +56,8 @@ class Player:
     max_steps: int = 30
     """Turns, invalid ones included. 30 is the setting of MemP."""
     timeout_s: float = 120.0
-    """Wall-clock seconds; looked at before each call of the model, so a call that hangs is the model's to end."""
+    """Wall-clock seconds, less what a model lost to an endpoint that did not answer (a reply's own seconds count); looked at
+    before each call of the model, so a call that hangs is the model's to end."""
     repair: bool = False
     """Strip a trailing period and lower-case commands. Counted in `Turn.repaired`."""
     example: bool = False
@@ -113,6 +114,8 @@ class Player:
             return Played(running.finish(running.play()))
         except StoreError:
             raise
+        except BudgetSpent as spent:
+            return Played(running.finish(StopReason.BUDGET, str(spent)), spent)
         except KeyboardInterrupt:
             running.finish(StopReason.INTERRUPTED)
             raise

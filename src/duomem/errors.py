@@ -10,6 +10,7 @@ DuomemError                    exit code 1
 ├── InfraError                 exit code 4: a model, disk or process failed; the episode is retried on resume
 │   └── StoreError             the journal cannot be written: the command stops, what was recorded stays
 └── Incomplete                 exit code 5: the command ended with work left; it says how to resume
+    └── BudgetSpent            the run's limit of money or tokens leaves no room for another call
 
 Every message names the thing, where it was found and what to do next. Tracebacks are for bugs.
 """
@@ -60,3 +61,7 @@ class StoreError(InfraError):
 
 class Incomplete(DuomemError):
     exit_code = 5
+
+
+class BudgetSpent(Incomplete):
+    pass

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from duomem.agent import Played, Player
-from duomem.errors import DuomemError, InfraError, UsageError
+from duomem.errors import BudgetSpent, DuomemError, InfraError, UsageError
 from duomem.journal import Journal
 from duomem.types import StopReason, Task, Trajectory, Usage
 
@@ -78,6 +78,8 @@ class Rollout:
     usage: Usage
     """What this call spent."""
     seconds: float
+    why: str = ""
+    """What a model's own limit said, where that stopped it."""
 
     @property
     def complete(self) -> bool:
@@ -138,6 +140,8 @@ class _Gate:
         self.limits, self.cancel = limits, cancel
         self.started = time.monotonic()
         self.usage = Usage()
+        self.spent = ""
+        """What a model said that may not be asked again for its price."""
         self._lock = threading.Lock()
 
     @property
@@ -154,7 +158,7 @@ class _Gate:
         tokens, seconds = self.limits.tokens, self.limits.seconds
         spent = tokens is not None and self.usage.prompt + self.usage.completion >= tokens
         late = seconds is not None and self.seconds >= seconds
-        return StopReason.BUDGET if spent or late else None
+        return StopReason.BUDGET if spent or late or self.spent else None
 
 
 class _Pool:
@@ -225,6 +229,8 @@ class _Pool:
         for number in range(self._retries + 1):
             played = self._player.run(job.task, job.attempt, self._journal, self._phase, gate=self.gate)
             again = isinstance(played.failure, InfraError) and number < self._retries
+            if isinstance(played.failure, BudgetSpent):
+                self.gate.spent = str(played.failure)
             if not again or self.gate.halt() or self.gate.cancel.wait(self._backoff_s * 2**number):
                 break
         return played
@@ -282,4 +288,5 @@ class _Tally:
             stopped=stopped if undone else None,
             usage=self.gate.usage,
             seconds=self.gate.seconds,
+            why=self.gate.spent,
         )
