@@ -114,7 +114,14 @@ _LONG = ("tasks", "losses", "words")
 """Results that programs find in steps.json and that are too long to print."""
 
 
+GIVEN = ("import", "record")
+"""Phases of episodes that came from elsewhere: they are the run's collection, and no teacher plays."""
+
+
 def _collect(run: RunFolder, talk: Talk) -> Result:
+    if (given := run.left("collect")) and str(given["phase"]).partition("/")[0] in GIVEN:
+        talk.note(f"{run.root}: its episodes came from elsewhere ({given['phase']}); no teacher plays.")
+        return given
     settings, env = run.settings, parts.environment(run)
     tasks, attempts = teacher_tasks(run, env), range(settings.teacher.attempts)
     phase = f"collect/{_how_collected(run)}"
