@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from duomem.chat import encode
 from duomem.errors import MismatchError, UsageError
 from duomem.memory import BankView, MemoryStrategy
-from duomem.prompts import Layout, opening, turn_messages
-from duomem.types import Budget, EpisodeView, Example, Memory, Message, Trajectory, Turn
+from duomem.prompts import AS_RECORDED, Layout, opening, turn_messages, with_memories
+from duomem.types import Budget, EpisodeView, Example, Memory, Trajectory, Turn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -83,7 +83,7 @@ def prepare(
     reasons: Counter[str] = Counter()
     turns = learned = dropped = 0
     for trajectory in sorted((each for each in given if each.won), key=lambda each: each.content_hash):
-        if trajectory.origin.layout not in ("", layout.hash):
+        if trajectory.origin.layout not in ("", AS_RECORDED, layout.hash):
             raise MismatchError(
                 f"Task {trajectory.task.id} was played in layout {trajectory.origin.layout}; training has layout {layout.name} "
                 f"({layout.hash}). Collect again, or set student.layout to the layout of the collection."
@@ -91,7 +91,7 @@ def prepare(
         memories: tuple[Memory, ...] = ()
         if strategy is not None and bank is not None and _shown(options, seed, trajectory):
             memories = _recall(trajectory, strategy, bank, budget or Budget())
-        why = [_reason(trajectory.turns, index) if options.filter != "none" else "" for index in range(len(trajectory.turns))]
+        why = [_reason(trajectory, index) if options.filter != "none" else "" for index in range(len(trajectory.turns))]
         made.append(_example(trajectory, layout, memories, why, options.filter == "drop"))
         reasons.update(reason for reason in why if reason)
         turns, learned = turns + len(why), learned + why.count("")
@@ -118,8 +118,9 @@ def _recall(trajectory: Trajectory, strategy: MemoryStrategy, bank: BankView, bu
     return strategy.recall(view, bank, budget).memories
 
 
-def _reason(turns: Sequence[Turn], index: int) -> str:
+def _reason(trajectory: Trajectory, index: int) -> str:
     """Why a turn is not worth learning; empty where it is."""
+    turns: Sequence[Turn] = trajectory.turns
     turn = turns[index]
     if turn.call is None:
         return "unparseable"
@@ -129,7 +130,7 @@ def _reason(turns: Sequence[Turn], index: int) -> str:
         return "repaired"
     if any(before.call == turn.call and before.observation == turn.observation for before in turns[:index]):
         return "repeat"
-    if index and turns[index - 1].observation == turn.observation:
+    if index and turns[index - 1].observation == turn.observation and trajectory.origin.layout != AS_RECORDED:
         return "no-op"
     return ""
 
@@ -140,7 +141,11 @@ def _droppable(reason: str) -> bool:
 
 
 def _example(trajectory: Trajectory, layout: Layout, memories: Sequence[Memory], why: Sequence[str], drop: bool) -> Example:
-    messages: list[Message] = list(opening(layout, trajectory.goal, trajectory.scene, [memory.text for memory in memories]))
+    texts = [memory.text for memory in memories]
+    if trajectory.origin.layout == AS_RECORDED:
+        messages = list(with_memories(layout, trajectory.prompt, texts))
+    else:
+        messages = list(opening(layout, trajectory.goal, trajectory.scene, texts))
     learn = [0.0] * len(messages)
     for turn, reason in zip(trajectory.turns, why, strict=True):
         if not (drop and _droppable(reason)):

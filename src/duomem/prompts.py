@@ -21,6 +21,9 @@ from duomem.chat import end_of_turn as end_of_turn
 from duomem.errors import ConfigError
 from duomem.types import Message, Reply, TextPart, ToolCall, Trajectory, Turn, digest
 
+AS_RECORDED = "recorded"
+"""In place of a layout's hash: a trajectory whose prompt is that of the agent it was recorded from."""
+
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -108,6 +111,19 @@ def opening(layout: Layout, goal: str, scene: str, memories: Sequence[str]) -> t
     system, user = fill(layout.system, **slots), fill(layout.opening, **slots)
     head = (Message.of("system", system),) if system else ()
     return (*head, Message.of("user", user))
+
+
+def with_memories(layout: Layout, prompt: Sequence[Message], memories: Sequence[str]) -> tuple[Message, ...]:
+    """An agent's own prompt with memories at the end of its last leading system message, or in one of their own."""
+    block = memory_block(layout, memories)
+    if not block:
+        return tuple(prompt)
+    lead = next((index for index, message in enumerate(prompt) if message.role != "system"), len(prompt))
+    if not lead:
+        return (Message.of("system", block.strip()), *prompt)
+    told = prompt[lead - 1]
+    joined = Message("system", (*told.parts, TextPart(f"\n\n{block.strip()}")))
+    return (*prompt[: lead - 1], joined, *prompt[lead:])
 
 
 def turn_message(layout: Layout, observation: str) -> Message:

@@ -58,7 +58,7 @@ class Call:
 
 
 async def read_call(scope: Scope, receive: Receive, limit: int) -> Call | None:
-    """A whole request; None where the client left before it had sent it. Raises `TooLarge`, `UsageError` for a bad name of ours."""
+    """A whole request; None where the client left before. Raises `TooLarge`, `UsageError` for a bad name of an episode."""
     headers: Headers = [(name.lower(), value) for name, value in scope["headers"]]
     given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
     body = bytearray()

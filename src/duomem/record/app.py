@@ -1,7 +1,7 @@
 """The recorder as a server: the proxy, the paths of its own (`/duomem/outcome`, `/duomem/health`), and who may use them.
 
-In: a store, options, an address. Out: a running server until it is told to stop. Episodes that a function judges are judged once
-nothing has happened in them for a while, and when the server stops.
+In: a store, options, an address. Out: a running server until it is told to stop. Episodes that a function judges are judged
+once nothing has happened in them for a while, and when the server stops.
 """
 
 from __future__ import annotations

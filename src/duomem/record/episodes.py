@@ -19,6 +19,9 @@ Kind = Literal["main", "continued", "side"]
 """`continued`: the agent put a new beginning (a summary) in the place of its history and went on. `side`: a sub-agent's or a
 helper's conversation beside the main one."""
 
+LOST = "lost"
+"""The problem of an episode that is whole, but no success."""
+
 QUOTED = 24
 """Letters of a reply that have to stand in a new beginning for it to count as a summary of what was before."""
 
@@ -105,7 +108,7 @@ def _problem(exchanges: Sequence[Exchange], trees: Sequence[Tree], task: str, ou
     if outcome is None:
         return "no outcome"
     if not outcome.won:
-        return "lost"
+        return LOST
     return "" if task else "the task locator found no task"
 
 

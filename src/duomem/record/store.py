@@ -87,6 +87,11 @@ class RecordStore:
                 f"{self.path} was recorded with {name} {found!r}, not {value!r}. Keep it, or record into another run."
             )
 
+    def note(self, name: str, value: str) -> None:
+        """Keep what may change from one recording to the next; an empty value changes nothing."""
+        if value:
+            self._commits.now(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value)))
+
     def declared(self, name: str) -> str:
         rows = self._commits.rows("SELECT value FROM meta WHERE name = ?", name)
         return str(rows[0]["value"]) if rows else ""
