@@ -30,6 +30,9 @@ EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
 BATCH = 100
 """Trajectories between two versions of the bank: a strategy sees what the batches before wrote."""
 
+RECORDING = "record.sqlite"
+"""In a run's folder: its teacher is an agent that was recorded, and is not played."""
+
 Result = dict[str, Any]
 
 
@@ -57,7 +60,7 @@ def games(run: RunFolder, talk: Talk = SILENT) -> Done:
 
 
 def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
-    """The teacher's episodes, in the journal."""
+    """The teacher's episodes, in the journal: played, or those of an agent that was recorded."""
     games(run, talk)
     return _each_seed(run, talk, _collect, "{won} of {episodes} teacher episodes were won")
 
@@ -119,6 +122,10 @@ GIVEN = ("import", "record")
 
 
 def _collect(run: RunFolder, talk: Talk) -> Result:
+    if (run.home or run.root).joinpath(RECORDING).is_file():
+        from duomem.record.trajectories import collect as recorded_episodes
+
+        return recorded_episodes(run, talk, (*EVALUATION_SPLITS, run.settings.evaluate.split))
     if (given := run.left("collect")) and str(given["phase"]).partition("/")[0] in GIVEN:
         talk.note(f"{run.root}: its episodes came from elsewhere ({given['phase']}); no teacher plays.")
         return given
