@@ -12,7 +12,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, tools, verbs
+from duomem.cli import engine, logs, record, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -40,6 +40,7 @@ verbs.add_to(app)
 tools.add_to(app)
 engine.add_to(app)
 logs.add_to(app)
+record.add_to(app)
 
 
 def main() -> None:
