@@ -120,6 +120,12 @@ class Frames:
             roles = ", ".join(shape.role + (f" with {shape.calls} tool calls" if shape.calls else "") for shape in shapes[-4:])
             way_out = _TEXT_WAY_OUT if any(shape.calls or shape.role == "tool" for shape in shapes) else WAY_OUT
             raise MismatchError(f"The chat template refuses messages of {roles}: {error}. {way_out}") from error
+        if generate and not self._keeps_thinking and texts[-1].rstrip().endswith(OPEN):
+            raise MismatchError(
+                "The chat template opens a thinking block in every answer and it cannot be switched off, but thinking is not "
+                "kept in the conversation. Set student.thinking = 'keep' (tuning takes the same), or give the model a template "
+                "with a switch (enable_thinking) by student.chat_template."
+            )
         ends = [""] * len(texts)
         for index, shape in enumerate(shapes):
             if shape.role != "assistant":
@@ -141,12 +147,6 @@ class Frames:
         A template may forget the (empty) thinking block of earlier prompts: it stays, since the prompt held it.
         """
         block = _BLOCK.search(asked)
-        if block and CLOSE not in block[0] and not self._keeps_thinking:
-            raise MismatchError(
-                "The chat template opens a thinking block in every answer and it cannot be switched off, but thinking is not "
-                "kept in the conversation. Set student.thinking = 'keep' (tuning takes the same), or give it a template with a "
-                "switch (enable_thinking)."
-            )
         plain = asked[: block.start()] if block else asked
         start = next((start for start in (asked, plain) if given.startswith(start)), None)
         rest = given[len(start) :] if start is not None else ""

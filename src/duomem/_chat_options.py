@@ -1,6 +1,7 @@
 """The keys by which a config says how conversations become tokens; a student's model and its tuner share them.
 
-In: a pydantic table that inherits from `ChatOptions`. Out: a `Style` and a tokenizer with the right template. Not here: encoding.
+In: a pydantic table that inherits from `ChatOptions`. Out: a `Style`, and a tokenizer with the right template. Not here:
+encoding.
 """
 
 from __future__ import annotations

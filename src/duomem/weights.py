@@ -92,14 +92,17 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     return transformers.AutoTokenizer.from_pretrained(resolve(name), revision=revision, trust_remote_code=trust_remote_code)
 
 
-def load_base(name: str, *, dtype: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The causal language model, on the CPU, from safetensors. Raises `DataError` where its files cannot be used."""
+def load_base(name: str, *, dtype: str, revision: str | None = None, trust_remote_code: bool = False, **how: Any) -> Any:
+    """The causal language model, on the CPU, from safetensors; `how` goes to transformers (quantisation, a device).
+
+    Raises `DataError` where its files cannot be used.
+    """
     transformers = _transformers()
     if Path(resolve(name)).is_dir():
         base_hash(name, revision)  # says so when there are only pickled weights
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(
-            resolve(name), revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+            resolve(name), revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **how
         )
     except (OSError, ValueError) as error:
         raise DataError(f"Model {name}: {error}") from error

@@ -1,7 +1,7 @@
 """Any causal language model, one row after another: for those whose attention the slots cannot hold exactly.
 
-In: rows of new tokens, as `_slots.Network` takes them. Out: the same logits, by the model's own forward and its own cache; where
-that cannot be cut back to a shorter prefix, the row is computed from its start. Right for every architecture, and slower.
+In: rows of new tokens, as `_slots.Network` takes them. Out: the same logits, by the model's own forward and its own cache;
+where that cannot be cut back to a shorter prefix, the row is computed from its start. Right for every architecture, and slower.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Whole:
             return None
         held = int(cache.get_seq_length())
         if held > length and self._cuts:
-            cache.crop(length)
+            cache.crop(length - held)
             held = length
         return cache if held == length else None
 

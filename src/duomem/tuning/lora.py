@@ -18,16 +18,18 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from duomem import weights
-from duomem.chat import Encoded, encode
+from duomem._chat_options import ChatOptions, tokenizer_of
+from duomem.chat import PLAIN, Encoded, Style, encode
 from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.examples import Options
+from duomem.tuning import _quantised
 from duomem.tuning._batches import plan
 from duomem.tuning._files import MANIFEST, STARTED, Job, agrees, read, versions, write
 from duomem.types import SCHEMA, Adapter, Example, digest
 
 
-class Config(Options):
-    """Settings of LoRA training; the keys of `duomem.examples.Options` say what is learned."""
+class Config(Options, ChatOptions):
+    """Settings of LoRA training. `duomem.examples.Options` says what is learned; `ChatOptions` are the student's if not set."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the adapter, 8 to 32."""
@@ -53,6 +55,11 @@ class Config(Options):
     """Steps between checkpoints."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the matrix products; auto: bfloat16 where the processor or GPU has it. The adapter is float32 always."""
+    quantize: Literal["none", "4bit"] = "none"
+    """"4bit": the frozen base is held in 4 bits while it is trained on (QLoRA, Dettmers et al. 2023): a third of the memory.
+    Needs bitsandbytes and a GPU, or a processor that it has kernels for."""
+    recompute: bool = False
+    """Compute activations again in the backward pass: about a third slower, and far less memory for long episodes."""
     threads: int | None = Field(default=None, ge=1)
     """Threads on the CPU; none: torch's own choice. Bit-identical adapters need the same number."""
     device: str = "auto"
@@ -80,6 +87,10 @@ PARAMETER_LIMIT = 10_000_000
 """An adapter has fewer trained parameters than this, as the paper's do."""
 
 
+_OTHER_SENSES = r".*(vision|visual|audio|image|multi_modal|embed_vision|embed_audio).*"
+"""Modules that a text conversation never reaches, in bases that also see or hear: they get no adapter."""
+
+
 class Lora:
     """The tuner; see `duomem.tuning.Tuner`."""
 
@@ -104,6 +115,8 @@ class Lora:
         config = self._config
         weights.quiet_threads()
         _libraries()
+        if config.quantize == "4bit":
+            _quantised.check(_device(config))
         job = self._job(sorted(examples, key=lambda example: (example.source, example.memories)), base, seed)
         out.mkdir(parents=True, exist_ok=True)
         if agrees(out / MANIFEST, job):
@@ -114,8 +127,8 @@ class Lora:
 
     def _job(self, examples: Sequence[Example], base: str, seed: int) -> Job:
         config = self._config
-        tokenizer = weights.load_tokenizer(base, revision=config.revision, trust_remote_code=config.trust_remote_code)
-        data = encode_all(tokenizer, examples, _context(base, config))
+        tokenizer = tokenizer_of(base, config, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        data = encode_all(tokenizer, examples, _context(base, config), config.style)
         steps = plan(
             [len(encoded.ids) for encoded in data],
             tokens=config.tokens_per_step,
@@ -143,7 +156,7 @@ def build(config: Config, *, layout: str = "") -> Lora:
     return Lora(config, layout)
 
 
-def encode_all(tokenizer: Any, examples: Sequence[Example], context: int) -> list[Encoded]:
+def encode_all(tokenizer: Any, examples: Sequence[Example], context: int, style: Style = PLAIN) -> list[Encoded]:
     """Token ids and loss weights of the examples that hold something to learn and fit the context.
 
     Raises `DataError` when that is none, saying why.
@@ -151,7 +164,7 @@ def encode_all(tokenizer: Any, examples: Sequence[Example], context: int) -> lis
     empty = long = 0
     found: list[Encoded] = []
     for example in examples:
-        encoded = encode(tokenizer, example.messages, example.learn)
+        encoded = encode(tokenizer, example.messages, example.learn, tools=example.tools, style=style)
         if not any(encoded.weights[1:]):
             empty += 1
         elif len(encoded.ids) > context:
@@ -194,6 +207,12 @@ def _context(base: str, config: Config) -> int:
     return int(getattr(found.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
 
+def _device(config: Config) -> str:
+    import torch
+
+    return config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _train(job: Job, config: Config, out: Path, progress: Callable[[int, int, float], None] | None) -> Adapter:
     import torch
 
@@ -201,9 +220,14 @@ def _train(job: Job, config: Config, out: Path, progress: Callable[[int, int, fl
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(config)
     bfloat16 = use_bfloat16(config.dtype, device)
-    model = _with_adapter(job, config, bfloat16).to(device)
+    model = _with_adapter(job, config, bfloat16)
+    if config.quantize == "none":  # a quantised one was loaded where it runs
+        model = model.to(device)
+    if config.recompute:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = _count(model, config)
     schedule = Schedule(
         config.learning_rate,
@@ -238,7 +262,11 @@ def _with_adapter(job: Job, config: Config, bfloat16: bool) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    base = weights.load_base(job.base, dtype="float32", revision=config.revision, trust_remote_code=config.trust_remote_code)
+    trust, revision = config.trust_remote_code, config.revision
+    if config.quantize == "4bit":
+        base = _quantised.load(job.base, _device(config), bfloat16=bfloat16, revision=revision, trust_remote_code=trust)
+    else:
+        base = weights.load_base(job.base, dtype="float32", revision=revision, trust_remote_code=trust)
     torch.manual_seed(job.seed)
     model = get_peft_model(
         base,
@@ -247,10 +275,11 @@ def _with_adapter(job: Job, config: Config, bfloat16: bool) -> Any:
             lora_alpha=config.scale,
             lora_dropout=config.dropout,
             target_modules="all-linear",
+            exclude_modules=_OTHER_SENSES if base.config is not base.config.get_text_config() else None,
             task_type="CAUSAL_LM",
         ),
     )
-    if bfloat16:
+    if bfloat16 and config.quantize == "none":
         # Autocast casts a frozen weight again in every forward; cast once instead. Only the product's operands change.
         for module in model.modules():
             if hasattr(module, "base_layer") and hasattr(module.base_layer, "weight"):
