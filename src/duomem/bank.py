@@ -151,6 +151,11 @@ class Bank:
         self.close()
 
     @property
+    def embedder(self) -> Embedder:
+        """What turns keys and queries into vectors here."""
+        return self._embedder
+
+    @property
     def version(self) -> int:
         """Number of batches applied; 0 for a new bank."""
         with self._lock:
@@ -214,8 +219,7 @@ class Bank:
     def history(self) -> list[Entry]:
         """Every edit, oldest first."""
         with self._lock:
-            rows = self._db.execute("SELECT version, op, memory, target, reason, time FROM edits ORDER BY seq").fetchall()
-        return [Entry(row[0], row[1], row[2] and row[2].hex(), row[3] and row[3].hex(), row[4], row[5]) for row in rows]
+            return _history(self._db)
 
     def stats(self) -> Stats:
         with self._lock:
@@ -288,6 +292,21 @@ class Bank:
         if not 0 <= version <= newest:
             raise DataError(f"{self.path} has no version {version}; it has 0 to {newest}.")
         return version
+
+
+def history(path: Path | str) -> list[Entry]:
+    """Every edit of an existing bank, oldest first, without an embedder. Raises `DataError` when there is no bank."""
+    pins(path)
+    db = schema.connect(Path(path))
+    try:
+        return _history(db)
+    finally:
+        db.close()
+
+
+def _history(db: sqlite3.Connection) -> list[Entry]:
+    rows = db.execute("SELECT version, op, memory, target, reason, time FROM edits ORDER BY seq").fetchall()
+    return [Entry(row[0], row[1], row[2] and row[2].hex(), row[3] and row[3].hex(), row[4], row[5]) for row in rows]
 
 
 def pins(path: Path | str) -> Pins:

@@ -1,8 +1,8 @@
 """A model whose replies are kept before they are used, so that the same question is never paid for twice.
 
 In: a model and a file. Out: the same contract (`duomem.models.Model`): a question that was answered before is answered from
-the file, a new one goes to the model, and its answer is synced (SQLite, WAL, FULL) before it is handed back. After a kill at most
-the calls in flight are paid again. Answers are kept by what was asked of which model; it judges none of them.
+the file, a new one goes to the model, and its answer is synced (SQLite, WAL, FULL) before it is handed back. After a kill
+at most the calls in flight are paid again. Answers are kept by what was asked of which model; it judges none of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from duomem._commits import Commits
 from duomem._journal_file import store_error
 from duomem.errors import DataError
 from duomem.models import Model
+from duomem.spending import Metered, Meter
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest, dump, load
 
 SCHEMA = 1
@@ -89,6 +90,11 @@ class Paid:
 
     def provenance(self) -> dict[str, str]:
         return self._said
+
+    @property
+    def meter(self) -> Meter | None:
+        """What counts the run's money, where the model is one that is paid for (`duomem.spending`)."""
+        return self._model.meter if isinstance(self._model, Metered) else None
 
     def close(self) -> None:
         """Closes the file; the model is its owner's to close."""
