@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from duomem.wire import WireError
+
 _LINE = re.compile(r"\r\n|\n|\r")
 
 
@@ -71,7 +73,7 @@ class JsonStream:
                 if not isinstance(event, Mapping):
                     raise ValueError("an event that is no object")
                 self._take(event)
-            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            except (WireError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
                 self.error = self.error or f"an event of the stream cannot be read: {type(error).__name__}: {error}"
 
     def _take(self, event: Mapping[str, Any]) -> None:
