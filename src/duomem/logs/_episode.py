@@ -16,12 +16,12 @@ from duomem._episode import NOTHING
 from duomem.logs import BadField, Record
 from duomem.logs._fields import at, success, text
 from duomem.logs._meta import Meta, found
-from duomem.prompts import Layout, parse
+from duomem.prompts import AS_RECORDED, Layout, fill, parse
 from duomem.record.functions import locator
 from duomem.types import Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, digest
 
 SAY = "say"
-"""The call of a reply that only speaks, in a conversation where no reply holds a command: an answer is an act there."""
+"""The call of a reply that only speaks, in a conversation of an agent's own form: an answer is an act there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,21 @@ class Options:
 
 
 def trajectory(record: Record, options: Options, layout: Layout, form: str, split: str, sha256: str = "") -> Trajectory:
-    """Raises `BadField`. `form` is the format's name, `sha256` the file's hash: both go into the origin."""
+    """Raises `BadField`. `form` is the format's name, `sha256` the file's hash: both go into the origin.
+
+    A conversation that the run's layout wrote is one of that layout; any other keeps its own prompt (`AS_RECORDED`).
+    """
     meta = found(record.body)
     prompt, rest = _opening(record, options, meta)
-    goal, scene = _task(record, options, layout, prompt, meta)
-    turns = _turns(rest, layout, meta)
+    spoken = meta.layout if meta else _layout(layout, prompt, rest)
+    goal, scene = _task(record, options, layout, prompt, meta, spoken)
+    turns = _turns(rest, layout, meta, spoken)
     known = meta or Meta(task="", attempt=0, goal="", scene="", stop=StopReason.UNKNOWN)
     source = {"import": form, "file": record.place.file, "line": record.place.line, "sha256": sha256}
     origin = Origin(
         model=known.model or record.model or options.model,
         revision=known.revision,
-        layout=known.layout,
+        layout=spoken,
         env=json.dumps({key: value for key, value in source.items() if value}, sort_keys=True),
         seed=known.seed,
         licence=options.licence,
@@ -84,26 +88,37 @@ def _opening(record: Record, options: Options, meta: Meta | None) -> tuple[tuple
     return messages[:start], messages[start:]
 
 
-def _turns(rest: Sequence[Message], layout: Layout, meta: Meta | None) -> tuple[Turn, ...]:
+def _layout(layout: Layout, prompt: Sequence[Message], rest: Sequence[Message]) -> str:
+    """The layout that a foreign conversation is in: the run's own where it is word for word in it, else its agent's own."""
+    system = fill(layout.system, instructions=layout.instructions, memories="")
+    head = [message for message in prompt if message.role == "system"]
+    fits = [message.text for message in head] == ([system] if system else []) and len(prompt) == len(head) + 1
+    if not fits or not _opened(layout, prompt[-1].text):
+        return AS_RECORDED
+    replies = [Reply(message) for message in rest if message.role == "assistant" and not message.tool_calls]
+    answers = [message for message in rest if message.role != "assistant"]
+    own = any(parse(layout, reply) for reply in replies) and all(message.role == "user" for message in answers)
+    return layout.hash if own else AS_RECORDED
+
+
+def _turns(rest: Sequence[Message], layout: Layout, meta: Meta | None, spoken: str) -> tuple[Turn, ...]:
     starts = [index for index, message in enumerate(rest) if message.role == "assistant"]
-    ends = [*starts[1:], len(rest)]
-    spoken = [Reply(rest[start], "tool_calls" if rest[start].tool_calls else "stop") for start in starts]
-    strict = meta is not None or any(not reply.message.tool_calls and parse(layout, reply) for reply in spoken)
     turns = []
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        call = None if meta and index in meta.silent else _call(spoken[index], layout, strict)
-        observation, results = _observation(spoken[index].message, rest[start + 1 : end], layout)
-        if meta and end == len(rest) == start + 1:
+    for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(rest)], strict=True)):
+        reply, after = Reply(rest[start], "tool_calls" if rest[start].tool_calls else "stop"), rest[start + 1 : end]
+        call = None if meta and index in meta.silent else _call(reply, layout, spoken)
+        observation, results = _observation(reply.message, after, layout, spoken)
+        if meta and end == len(rest) and not after:
             observation = meta.last
         valid = index not in meta.invalid if meta else call is not None and observation.strip() != NOTHING
-        turns.append(Turn(spoken[index], call, observation, valid, results=results))
+        turns.append(Turn(reply, call, observation, valid, results=results))
     return tuple(turns)
 
 
-def _call(reply: Reply, layout: Layout, strict: bool) -> ToolCall | None:
+def _call(reply: Reply, layout: Layout, spoken: str) -> ToolCall | None:
     """The call of a reply; None where there is none, or its arguments are no JSON object."""
-    call = parse(layout, reply)
-    if call is None and not strict:
+    call = parse(layout, reply) if reply.message.tool_calls or spoken != AS_RECORDED else None
+    if call is None and spoken == AS_RECORDED:
         return ToolCall(SAY, json.dumps({"text": reply.message.text}, ensure_ascii=False))
     try:
         return call if call and isinstance(json.loads(call.arguments), dict) else None
@@ -111,8 +126,12 @@ def _call(reply: Reply, layout: Layout, strict: bool) -> ToolCall | None:
         return None
 
 
-def _observation(reply: Message, after: Sequence[Message], layout: Layout) -> tuple[str, tuple[Message, ...] | None]:
+def _observation(
+    reply: Message, after: Sequence[Message], layout: Layout, spoken: str
+) -> tuple[str, tuple[Message, ...] | None]:
     """The text of what came back, and the messages themselves where the text alone would not make them again."""
+    if spoken == AS_RECORDED:
+        return "\n".join(message.text for message in after), tuple(after)
     if not after:
         return "", None
     if len(after) == 1 and not after[0].tool_calls and len(after[0].parts) < 2:
@@ -142,7 +161,9 @@ def _pattern(template: str, **fixed: str) -> re.Pattern[str]:
     return re.compile(made, re.S)
 
 
-def _task(record: Record, options: Options, layout: Layout, prompt: Sequence[Message], meta: Meta | None) -> tuple[str, str]:
+def _task(
+    record: Record, options: Options, layout: Layout, prompt: Sequence[Message], meta: Meta | None, spoken: str
+) -> tuple[str, str]:
     if options.task:
         return _located(record, options.task, prompt)
     if meta:
@@ -150,12 +171,17 @@ def _task(record: Record, options: Options, layout: Layout, prompt: Sequence[Mes
     asked = [message.text for message in prompt if message.role == "user"]
     if not asked:
         raise BadField("messages", "hold no user message before the first reply: say where the task is with --task")
-    match = _pattern(layout.opening, instructions=layout.instructions, memories="").fullmatch(asked[-1])
-    fields = match.groupdict() if match and len(asked) == 1 else {}
+    fields = _opened(layout, asked[-1]) if spoken != AS_RECORDED else {}
     goal, scene = fields.get("goal", asked[-1]).strip(), fields.get("scene", "")
     if not goal:
         raise BadField("messages", "hold no task before the first reply: say where it is with --task")
     return goal, scene
+
+
+def _opened(layout: Layout, text: str) -> dict[str, str]:
+    """Goal and scene of a first user message that the layout wrote without memories; nothing of any other."""
+    match = _pattern(layout.opening, instructions=layout.instructions, memories="").fullmatch(text)
+    return match.groupdict() if match and match.groupdict().get("goal", "").strip() else {}
 
 
 def _located(record: Record, spec: str, prompt: Sequence[Message]) -> tuple[str, str]:
