@@ -11,10 +11,11 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from duomem._chat_options import SHARED
 from duomem.errors import ConfigError, UsageError
 from duomem.registry import component
 from duomem.types import digest
@@ -100,6 +101,14 @@ class MemoryTable(ComponentTable):
     """Smallest cosine similarity of a memory that is shown; -1: any."""
     tokens: int = Field(default=512, gt=0)
     """At most so many tokens of memories in a prompt."""
+    retrieval: Literal["dense", "bm25", "hybrid"] = "dense"
+    """How keys are searched: by cosine, by BM25 over their words (extra bm25), or by the mean of both."""
+    merge: float = Field(default=0.0, ge=0, le=1)
+    """Merge a new memory into one of the bank whose key and steps are at least so alike; 0: never."""
+    practice: int = Field(default=0, ge=0)
+    """So many training tasks the student plays with the memories, and the bank learns from them (MemP's loop); 0: none."""
+    group: int = Field(default=20, gt=0)
+    """So many practised tasks between two updates of the bank."""
 
 
 class TuningTable(ComponentTable):
@@ -133,6 +142,44 @@ class EvaluateTable(Table):
     """The arms to play; both_decoy and no_same_room are there too. Arms that need a part the run lacks are left out."""
 
 
+class RateTable(Table):
+    """Prices of a million tokens of one model."""
+
+    input: float = Field(default=0.0, ge=0)
+    """Prompt tokens."""
+    cached: float | None = Field(default=None, ge=0)
+    """Prompt tokens that the endpoint had read before; none: as `input`."""
+    output: float = Field(default=0.0, ge=0)
+    """Completion tokens, reasoning included."""
+
+
+class PriceTable(Table):
+    """What paid models cost, and how much of it a run may use. No prices are built in: they are your endpoint's."""
+
+    currency: str = "USD"
+    """The unit of every price here; it has no other effect."""
+    teacher: RateTable = RateTable()
+    """The teacher's prices: { input = ..., cached = ..., output = ... } for a million tokens."""
+    student: RateTable = RateTable()
+    """The student's, where an endpoint serves it."""
+    writer: RateTable | None = None
+    """Those of a model of its own that writes memories; none: as the model that writes."""
+    machine_hour: float = Field(default=0.0, ge=0)
+    """An hour of the machine that tunes and runs the student."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """The run stops before a call that might make it cost more; it goes on with a higher limit. None: no limit."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """The same for tokens of paid models, prompt and completion."""
+    turns: float = Field(default=12.0, gt=0)
+    """Turns of an episode to expect, for the estimate until episodes have been played."""
+    first_tokens: int = Field(default=800, gt=0)
+    """Tokens of an episode's first prompt to expect."""
+    turn_tokens: int = Field(default=120, gt=0)
+    """Tokens that a turn adds to the prompt, reply and observation, to expect."""
+    reply_tokens: int = Field(default=50, gt=0)
+    """Tokens of a reply to expect, reasoning included."""
+
+
 class Settings(BaseModel):
     """A whole config."""
 
@@ -147,6 +194,7 @@ class Settings(BaseModel):
     tuning: TuningTable | None = None
     rollout: RolloutTable = RolloutTable()
     evaluate: EvaluateTable = EvaluateTable()
+    price: PriceTable | None = None
 
     def options(self, table: str) -> dict[str, Any]:
         """The keys of a table that are its component's own, in full: what `Config(**...)` takes."""
@@ -155,6 +203,9 @@ class Settings(BaseModel):
             content["layout"] = self.student.layout  # a model that speaks in a layout speaks in the student's
         if table == "tuning" and not self.remembers:
             content.setdefault("memories", "none")  # without memories there are none to train with
+        if table == "tuning":  # what decides the tokens of a conversation must be the same in training and serving
+            student = self.student.model_dump(mode="json")
+            content = {name: student[name] for name in SHARED if name in student} | content
         return _component_options(table, content)
 
     def resolved(self) -> dict[str, Any]:
@@ -184,6 +235,7 @@ TABLES: dict[str, type[Table]] = {
     "tuning": TuningTable,
     "rollout": RolloutTable,
     "evaluate": EvaluateTable,
+    "price": PriceTable,
 }
 KIND_OF = {"env": "envs", "teacher": "models", "student": "models", "memory": "memory", "tuning": "tuning"}
 

@@ -154,7 +154,7 @@ def write_report(run: RunFolder, target: RunFolder) -> Done:
 
 def _score(grid: Grid, target: RunFolder, talk: Talk) -> Results:
     table = grid.run.settings.evaluate
-    with Journal.open(target.journal) as journal, parts.Parts() as loaded:
+    with Journal.open(target.journal) as journal, parts.Parts(grid.run, "evaluate") as loaded:
         results = scoring.score_arms(
             grid.env,
             grid.tasks,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from duomem import embed, examples, weights
+from duomem import embed, examples, price, weights
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.config import Settings
@@ -25,6 +26,7 @@ from duomem.models import Model
 from duomem.prompts import Layout, load_layout
 from duomem.registry import component
 from duomem.rundir import RunFolder
+from duomem.spending import Meter, Metered
 from duomem.tuning import Tuner
 from duomem.types import Budget, Sampling, digest
 
@@ -86,6 +88,12 @@ def budget(settings: Settings) -> Budget:
     return Budget(table.k, table.floor, table.tokens) if table else Budget(k=0)
 
 
+def recalled(settings: Settings) -> list[Any]:
+    """What decides which memories of a bank are shown."""
+    table = settings.memory
+    return [settings.options("memory"), table.k, table.floor, table.tokens, table.retrieval] if table else []
+
+
 def example_options(settings: Settings) -> examples.Options:
     """How training examples are made: the tuner's own keys of that name; no memories where the run has none."""
     options = settings.options("tuning")
@@ -118,10 +126,14 @@ def adapter_hash(folder: Path) -> str:
 
 
 class Parts:
-    """Loaded models and banks of one command, each once. Use as a context manager."""
+    """Loaded models and banks of one command, each once. Use as a context manager.
 
-    def __init__(self) -> None:
+    With a run, models behind endpoints are counted and limited as its `[price]` table says; `what` is what they are paid for.
+    """
+
+    def __init__(self, run: RunFolder | None = None, what: str = "") -> None:
         self._open = ExitStack()
+        self._run, self._what = run, what
         self._models: dict[str, Model] = {}
         self._banks: dict[Path, Bank] = {}
 
@@ -131,13 +143,23 @@ class Parts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()
 
-    def model(self, name: str, options: dict[str, Any]) -> Model:
-        key = f"{name} {sorted(options.items())}"
+    def model(self, name: str, options: dict[str, Any], role: str = "teacher") -> Model:
+        """A model in a role, which decides its price. Raises `UsageError` for a limit of money without a price."""
+        key = f"{name} {sorted(options.items())} {role}"
         if key not in self._models:
+            meter = self._meter if getattr(component("models", name), "BILLED", False) else None
             model: Model = build("models", name, options)
             self._open.callback(model.close)
-            self._models[key] = model
+            self._models[key] = Metered(model, meter, self._what, role) if meter else model
         return self._models[key]
+
+    @cached_property
+    def _meter(self) -> Meter | None:
+        if self._run is None:
+            return None
+        made = price.meter(self._run)
+        self._open.callback(made.ledger.close)
+        return made
 
     def bank(self, run: RunFolder) -> Bank | None:
         """The bank of one seed, opened for its embedder and layout; None where the run has no memories."""
@@ -147,7 +169,8 @@ class Parts:
         if run.bank not in self._banks:
             if not run.bank.is_file():
                 raise UsageError(f"{run.bank} is not there yet. Run first: duomem remember {run.home or run.root}")
-            bank = Bank.open(run.bank, embed.build(table.embedder), layout(run.settings).hash)
+            embedder = embed.build(table.embedder)
+            bank = Bank.open(run.bank, embedder, layout(run.settings).hash, retrieval=table.retrieval)
             self._open.callback(bank.close)
             self._banks[run.bank] = bank
         return self._banks[run.bank]
@@ -163,11 +186,11 @@ class Parts:
             timeout_s=settings.rollout.timeout_s,
         )
 
-    def student(self, run: RunFolder, env: Env, adapter: Path | None = None) -> Player:
-        """The student of one seed with its memories, and with an adapter where one is given."""
+    def student(self, run: RunFolder, env: Env, adapter: Path | None = None, bank: Bank | None = None) -> Player:
+        """The student of one seed with its memories (or those of `bank`), and with an adapter where one is given."""
         settings, table = run.settings, run.settings.student
         options = settings.options("student") | ({"adapter": str(adapter)} if adapter else {})
-        model, bank = self.model(table.model, options), self.bank(run)
+        model, bank = self.model(table.model, options, "student"), bank or self.bank(run)
         return Player(
             env,
             model,

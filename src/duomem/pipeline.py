@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duomem import embed, examples, parts
+from duomem import examples, parts, price
 from duomem.agent import Player
-from duomem.bank import Bank
 from duomem.envs import Env
-from duomem.errors import Incomplete, LeakError
+from duomem.errors import BudgetSpent, Incomplete, LeakError
 from duomem.evaluate import sample
 from duomem.journal import Journal
+from duomem.remember import recorded
+from duomem.remember import remember as write_bank
 from duomem.rollout import Job, Progress, Rollout, rollout
 from duomem.rundir import RunFolder, key
 from duomem.talk import SILENT, Done, Talk
@@ -26,9 +27,6 @@ from duomem.types import StopReason, Task, Trajectory, run_hash
 
 EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
 """No memory, training run or teacher's episode comes from these."""
-
-BATCH = 100
-"""Trajectories between two versions of the bank: a strategy sees what the batches before wrote."""
 
 RECORDING = "record.sqlite"
 """In a run's folder: its teacher is an agent that was recorded, and is not played."""
@@ -68,7 +66,7 @@ def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
 def remember(run: RunFolder, talk: Talk = SILENT, *, rebuild: bool = False) -> Done:
     """Memories from the teacher's successes, in the bank."""
     return _each_seed(
-        run, talk, partial(_remember, rebuild=rebuild), "{memories} memories from {trajectories} episodes, {bytes} bytes"
+        run, talk, partial(write_bank, rebuild=rebuild), "{memories} memories from {trajectories} episodes, {bytes} bytes"
     )
 
 
@@ -113,7 +111,7 @@ def _each_seed(run: RunFolder, talk: Talk, work: Callable[[RunFolder, Talk], Res
     return Done(shown.get("", shown), "\n".join(lines))
 
 
-_LONG = ("tasks", "losses", "words")
+_LONG = ("tasks", "losses", "words", "reasons")
 """Results that programs find in steps.json and that are too long to print."""
 
 
@@ -137,7 +135,8 @@ def _collect(run: RunFolder, talk: Talk) -> Result:
         talk.note(f"{run.root}: the teacher's episodes are there already.")
         return found
     jobs = [Job(task, attempt) for task in tasks for attempt in attempts]
-    with run.clock("collect", inputs) as clock, Journal.open(run.journal) as journal, parts.Parts() as loaded:
+    with run.clock("collect", inputs) as clock, Journal.open(run.journal) as journal, parts.Parts(run, "collect") as loaded:
+        _tell_price(run, talk, len(jobs), len(journal.finished(phase)))
         played = play(run, jobs, loaded.teacher(run, env), journal, phase, talk)
     ended(played, f"duomem collect {run.home or run.root}")
     result = {
@@ -151,6 +150,14 @@ def _collect(run: RunFolder, talk: Talk) -> Result:
     return run.record("collect", inputs, result)
 
 
+def _tell_price(run: RunFolder, talk: Talk, episodes: int, finished: int) -> None:
+    """What is left to pay for, before any of it is paid."""
+    done = () if run.home else price.entries(run)  # of several seeds, the ledger holds all and the journal one
+    items = price.estimate(run.settings, episodes=episodes, finished=finished, done=done)
+    if words := price.estimate_words(run.settings, items):
+        talk.note(words)
+
+
 def _how_collected(run: RunFolder) -> str:
     """A hash of what decides a teacher's episode, beside the task: other settings are another phase of the journal."""
     settings = run.settings
@@ -161,39 +168,7 @@ def _how_collected(run: RunFolder) -> str:
 
 def successes(run: RunFolder) -> list[Trajectory]:
     """The teacher's won episodes on the tasks of the present sample."""
-    collected = run.result("collect")
-    tasks = set(collected["tasks"])
-    with Journal.open(run.journal, readonly=True) as journal:
-        return [won for won in journal.trajectories(collected["phase"], won=True) if won.task.id in tasks]
-
-
-def _remember(run: RunFolder, talk: Talk, *, rebuild: bool) -> Result:
-    settings, strategy = run.settings, parts.strategy(run.settings)
-    table = settings.memory
-    if strategy is None or table is None:
-        return {}
-    embedder, layout = embed.build(table.embedder), parts.layout(settings)
-    how = [table.name, settings.options("memory"), embedder.revision, layout.hash]
-    inputs = key(run.result("collect")["content_hash"], *how)
-    if run.bank.is_file() and not rebuild and (found := run.done("remember", inputs)):
-        talk.note(f"{run.root}: the bank is there already.")
-        return found
-    trajectories = successes(run)
-    shutil.rmtree(run.bank.parent, ignore_errors=True)
-    draft = run.bank.with_name("draft.sqlite")
-    with (
-        run.clock("remember", inputs) as clock,
-        Bank.create(draft, embedder, layout.hash, splits=(settings.teacher.split,)) as bank,
-    ):
-        for start in range(0, len(trajectories), BATCH):
-            view, batch = bank.view(), trajectories[start : start + BATCH]
-            bank.apply([edit for trajectory in batch for edit in strategy.write(trajectory, view, None)])
-            talk.progress("remember", start + len(batch), len(trajectories), "")
-        memories, content = len(bank.view()), bank.view().content_hash
-    draft.rename(run.bank)
-    size = run.bank.stat().st_size
-    result = {"memories": memories, "trajectories": len(trajectories), "bytes": size, "content_hash": content}
-    return run.record("remember", inputs, result | {"seconds": clock()})
+    return recorded(run, won=True)
 
 
 def play(run: RunFolder, jobs: Sequence[Job], player: Player, journal: Journal, phase: str, talk: Talk) -> Rollout:
@@ -211,6 +186,8 @@ def ended(played: Rollout, again: str) -> None:
     """Raises `KeyboardInterrupt` after Ctrl-C and `Incomplete` where an episode has no outcome."""
     if played.stopped is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
+    if played.why:
+        raise BudgetSpent(f"{len(played.undone)} episodes have no outcome yet. {played.why}")
     if played.undone:
         first = f" The first said: {played.errors[0].error}" if played.errors else ""
         raise Incomplete(f"{len(played.undone)} episodes have no outcome yet.{first} Play them with: {again}")
@@ -228,6 +205,7 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
     chosen = parts.example_options(settings)
     needs = [run.result("collect")["content_hash"], run.result("remember")["content_hash"] if chosen.memories != "none" else ""]
     how = [table.name, options, parts.base_hash(settings), layout.hash, settings.run.seed]
+    how += [parts.recalled(settings)] if chosen.memories != "none" else []
     inputs = key(*needs, *how)
     if run.adapter.is_dir() and (found := run.done("tune", inputs)):
         talk.note(f"{run.root}: the adapter is there already.")

@@ -12,7 +12,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, record, tools, verbs
+from duomem.cli import engine, logs, price, record, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -39,6 +39,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 verbs.add_to(app)
 tools.add_to(app)
 engine.add_to(app)
+price.add_to(app)
 logs.add_to(app)
 record.add_to(app)
 

@@ -26,6 +26,7 @@ VERBS = (
     "import",
     "export",
     "engine",
+    "price",
 )
 
 

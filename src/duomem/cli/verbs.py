@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from duomem.cli.console import bars, terminal
-from duomem.cli.options import ConfigFile, Debug, Json, Run, Sets
+from duomem.cli.options import ConfigFile, Debug, Json, MaxCost, MaxTokens, Run, Sets, limits
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,7 +20,15 @@ def add_to(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def collect(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
+def collect(
+    run: Run,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
     """Let the teacher play; every reply is journalled before it is acted on.
 
     Examples:
@@ -28,14 +36,18 @@ def collect(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json 
       duomem collect runs/mine --config configs/demo.toml
 
       duomem collect runs/mine --set teacher.tasks=200
+
+      duomem collect runs/mine --max-cost 5
     """
-    _verb("collect", run, config, sets)
+    _verb("collect", run, config, [*(sets or ()), *limits(max_cost, max_tokens)])
 
 
 def remember(
     run: Run,
     config: ConfigFile = None,
     sets: Sets = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the bank anew even if it is there.")] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -48,7 +60,7 @@ def remember(
 
       duomem remember runs/mine --set memory.embedder=minilm --rebuild
     """
-    _verb("remember", run, config, sets, rebuild=rebuild)
+    _verb("remember", run, config, [*(sets or ()), *limits(max_cost, max_tokens)], rebuild=rebuild)
 
 
 def tune(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
@@ -72,6 +84,8 @@ def evaluate(
     n: Annotated[int | None, typer.Option("--n", help="How many games, in place of evaluate.games; 0: all.", min=0)] = None,
     arms: Annotated[str, typer.Option(help="Arms, separated by commas, in place of evaluate.arms.")] = "",
     out: Annotated[Path | None, typer.Option(help="A folder for this evaluation and its report.", metavar="DIR")] = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -83,7 +97,7 @@ def evaluate(
 
       duomem evaluate runs/mine --data "$ALFWORLD_DATA" --split valid_unseen --out runs/mine/official
     """
-    overrides = list(sets or ())
+    overrides = [*(sets or ()), *limits(max_cost, max_tokens)]
     overrides += [f'evaluate.split="{split}"'] if split else []
     overrides += [f"evaluate.games={n}"] if n is not None else []
     overrides += [f"evaluate.arms={[arm.strip() for arm in arms.split(',')]}"] if arms else []
@@ -105,6 +119,8 @@ def distill(
     config: ConfigFile = None,
     sets: Sets = None,
     seeds: Annotated[str, typer.Option(help="Several seeds, separated by commas, in place of run.seeds.")] = "",
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -116,7 +132,7 @@ def distill(
 
       duomem distill runs/three --config configs/alfworld-pocket.toml --seeds 0,1,2
     """
-    overrides = [*(sets or ()), *([f"run.seeds=[{seeds}]"] if seeds else [])]
+    overrides = [*(sets or ()), *limits(max_cost, max_tokens), *([f"run.seeds=[{seeds}]"] if seeds else [])]
     _verb("distill", run, config, overrides)
 
 

@@ -26,6 +26,9 @@ from duomem.models import ContextFull
 from duomem.models._pace import Pace, backoff, retry_after
 from duomem.types import Message, Reply, Sampling, TextPart, Tool, Usage
 
+BILLED = True
+"""Its replies may cost money: they are counted and limited (`duomem.spending`)."""
+
 _TOO_LONG = re.compile(r"context.{0,20}(length|size|window)|prompt is too long|too many tokens", re.IGNORECASE)
 _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
 _AGAIN = (408, 409, 425, 429)
