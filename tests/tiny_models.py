@@ -58,6 +58,17 @@ TEMPLATES = {
     "pocket": (POCKET, ["<|u|>", "<|a|>", "<|end|>"], "<|end|>", None),
 }
 
+NAMES = {
+    "llama": "Llama",
+    "qwen3": "Qwen3",
+    "gemma3": "Gemma3",
+    "mistral": "Mistral",
+    "smollm3": "SmolLM3",
+    "gemma2": "Gemma2",
+    "lfm2": "Lfm2",
+}
+"""How transformers calls the architectures."""
+
 TEXT = """You arrive at countertop 1. On the countertop 1, you see a mug 2, a knife 1 and a plate 3. Nothing happens.
 You open the fridge 1. The fridge 1 is open. In it, you see nothing. Your task: put a clean mug in cabinet.
 Thought: mug find countertop. Action: go to countertop 1. take mug 2 from countertop 1. move mug 2 to cabinet 4.
@@ -67,10 +78,22 @@ system user assistant model
 
 def tokenizer(template: str = "pocket", vocabulary: int = 400) -> Any:
     """A byte-level BPE tokenizer with the named chat template and its special tokens."""
+    text, specials, eos, bos = TEMPLATES[template]
+    return tokenizer_of(text, specials, eos, bos, vocabulary=vocabulary)
+
+
+def tokenizer_of(
+    text: str,
+    specials: list[str],
+    eos: str,
+    bos: str | None,
+    added: tuple[str, ...] = ("<think>", "</think>"),
+    vocabulary: int = 400,
+) -> Any:
+    """The same with any template. `added` are tokens that are no special ones, as Qwen has them for thinking and tools."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    text, specials, eos, bos = TEMPLATES[template]
     specials = list(dict.fromkeys([*specials, eos, *([bos] if bos else [])]))
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -84,17 +107,17 @@ def tokenizer(template: str = "pocket", vocabulary: int = 400) -> Any:
     raw.train_from_iterator([TEXT] * 4, trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=eos, bos_token=bos, pad_token=eos)
     made.add_special_tokens({"additional_special_tokens": specials})
-    made.add_tokens(["<think>", "</think>"])
+    made.add_tokens(list(added))
     made.chat_template = text
     return made
 
 
-def model(folder: Path, kind: str = "llama", template: str = "pocket", seed: int = 0, **changes: Any) -> str:
-    """Save a random model of two layers and its tokenizer; returns the folder."""
+def model(folder: Path, kind: str = "llama", template: str = "pocket", seed: int = 0, made: Any = None, **changes: Any) -> str:
+    """Save a random model of two layers and its tokenizer (`made`, or that of a template); returns the folder."""
     import torch
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
-    made = tokenizer(template)
+    made = made or tokenizer(template)
     sizes: dict[str, Any] = {
         "vocab_size": len(made),
         "hidden_size": 48,
@@ -110,12 +133,8 @@ def model(folder: Path, kind: str = "llama", template: str = "pocket", seed: int
         "pad_token_id": made.eos_token_id,
         **changes,
     }
-    kinds = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-        "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
-    }
-    config, network = kinds[kind]
+    config = getattr(transformers, {"gemma3": "Gemma3TextConfig"}.get(kind, f"{NAMES[kind]}Config"))
+    network = getattr(transformers, f"{NAMES[kind]}ForCausalLM")
     torch.manual_seed(seed)
     built = network(config(**sizes))
     for name, parameter in built.named_parameters():

@@ -12,7 +12,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from duomem.errors import DataError, MismatchError
@@ -34,8 +33,15 @@ _MARK = re.compile('\ue000(\\d+)([a-z])(\\d+)(\\\\?)"\ue001')
 _ARGUMENTS = re.compile('\\{\\s*"\ue000(\\d+)a(\\d+)\\\\"\ue001"\\s*:\\s*0\\s*\\}')
 _KINDS = {"c": "text", "n": "name", "j": "arguments", "t": "tool", "a": "arguments that are no JSON object"}
 _BLOCK = re.compile(rf"{OPEN}\s*(?:{CLOSE}\s*)?$")
-_DAY = datetime(2024, 7, 26)
+_DAY = {"%d": "26", "%-d": "26", "%m": "07", "%b": "Jul", "%B": "July", "%Y": "2024", "%y": "24", "%a": "Fri", "%A": "Friday"}
 """Templates that write today's date write this one, the default of Llama 3.2's own: a prompt must not change at midnight."""
+_CLOCK = "".join(
+    (
+        "{%- macro strftime_now(format) -%}{{ format",
+        *(f" | replace('{code}', '{value}')" for code, value in _DAY.items()),
+        " }}{%- endmacro %}\n",
+    )
+)
 _KEPT = 4096
 """Frames kept per tokenizer."""
 
@@ -105,7 +111,12 @@ class Frames:
         """
         calls = shapes[-1].calls
         after = [Shape("tool", answers=index) for index in range(calls)] or [Shape("user")]
-        longer = self._frame((*shapes, *after), True, tools)
+        try:
+            longer = self._frame((*shapes, *after), True, tools)
+        except MismatchError:
+            if not tools:
+                raise
+            longer = self._open(shapes, False, tools)  # a template that moves the tools to a new question: none may come
         keep = len(shapes) + 1
         if not longer.ends[keep - 1]:
             raise MismatchError(
@@ -172,6 +183,7 @@ class Frames:
 
         Raises `MismatchError`, and jinja2's `TemplateError` where the template itself refuses the messages.
         """
+        template: str = self._tokenizer.chat_template
         text: str = self._tokenizer.apply_chat_template(
             _turns(shapes),
             tools=[_function(tool, self._controls) for tool in tools] or None,
@@ -179,8 +191,8 @@ class Frames:
             add_generation_prompt=generate,
             enable_thinking=self._keeps_thinking,
             thinking=self._keeps_thinking,
-            strftime_now=_DAY.strftime,
-            date_string=_DAY.strftime("%d %b %Y"),
+            chat_template=_CLOCK + template if "strftime_now" in template else template,
+            date_string="26 Jul 2024",
         )
         found = _MARK.split(_ARGUMENTS.sub('\ue000\\1j\\2\\\\"\ue001', text))
         marks = [
