@@ -1,7 +1,7 @@
 """For the tests of recording: a small endpoint that speaks all three APIs, and a recorder before it, both on real sockets.
 
-The endpoint thinks aloud, calls the first tool twice at once, then answers. Headers of a request make it misbehave: `x-fault` is a
-status, `cut:N` (N bytes of the body, then the connection breaks), `short:N` (N bytes, then a clean end), `slow`, `gzip`, `text:...`.
+The endpoint thinks aloud, calls the first tool twice at once, then answers. Headers of a request make it misbehave: `x-fault`
+is a status, `cut:N` (N bytes, then the connection breaks), `short:N` (N bytes, then a clean end), `slow`, `gzip`, `text:...`.
 """
 
 from __future__ import annotations

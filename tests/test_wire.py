@@ -247,7 +247,10 @@ def test_events_follow_the_standard() -> None:
         assert found == wanted, size
 
 
-FIELDS = ["messages", "input", "role", "content", "type", "text", "tool_calls", "function", "name", "arguments", "choices", "message", "delta", "index", "usage", "id", "stop", "finish_reason", "system", "tools", "max_tokens", "output", "status", "response", "item", "error", "stop_reason", "n", "temperature"]
+FIELDS = ["messages", "input", "role", "content", "type", "text", "tool_calls", "function", "name", "arguments", "choices"]
+FIELDS += ["message", "delta", "index", "usage", "id", "finish_reason", "stop", "system", "tools", "output", "status", "item"]
+FIELDS += ["response", "error", "stop_reason", "n", "temperature", "max_tokens"]
+
 anything = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts),
     lambda inner: st.one_of(
