@@ -55,6 +55,49 @@ class Rows:
             row = (blob, len(known), version, schema.pack(source.encode(), common))
             self._db.execute("INSERT INTO sources VALUES (?, ?, ?, ?)", row)
 
+    def inherit(self, memory: bytes, target: bytes, version: int) -> None:
+        """Note the sources of a memory for the one that takes its place: it was made from them as well."""
+        common = self._dictionary()
+        query = "SELECT provenance FROM sources WHERE memory = ? ORDER BY seq"
+        known, older = (
+            [schema.unpack(packed, common) for (packed,) in self._db.execute(query, (blob,))] for blob in (memory, target)
+        )
+        for source in older:
+            if source not in known:
+                row = (memory, len(known), version, schema.pack(source, common))
+                self._db.execute("INSERT INTO sources VALUES (?, ?, ?, ?)", row)
+                known.append(source)
+
+    def erase(self, memory: bytes) -> None:
+        """Remove a memory's text, key and sources for good; the others are packed anew, since the text may stand in the
+        dictionary that they share."""
+        old = self._dictionary()
+        self._db.execute("DELETE FROM sources WHERE memory = ?", (memory,))
+        self._db.execute("DELETE FROM memories WHERE id = ?", (memory,))
+        self._db.execute("DELETE FROM keys WHERE id NOT IN (SELECT key FROM memories)")
+        keys = {number: schema.unpack(packed, old) for number, packed in self._db.execute("SELECT id, key FROM keys")}
+        texts = [
+            (blob, keys[key], schema.unpack(packed, old + keys[key]))
+            for blob, key, packed in self._db.execute("SELECT id, key, text FROM memories ORDER BY id")
+        ]
+        sources = [
+            (blob, seq, schema.unpack(packed, old))
+            for blob, seq, packed in self._db.execute("SELECT memory, seq, provenance FROM sources ORDER BY memory, seq")
+        ]
+        new = schema.dictionary(part.decode() for part in [source for _, _, source in sources] + [text for _, _, text in texts])
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('dictionary', ?)", (new,))
+        self._db.executemany("UPDATE keys SET key = ? WHERE id = ?", [(schema.pack(key, new), n) for n, key in keys.items()])
+        for blob, key, text in texts:
+            self._db.execute("UPDATE memories SET text = ? WHERE id = ?", (schema.pack(text, new + key), blob))
+        for blob, seq, source in sources:
+            row = (schema.pack(source, new), blob, seq)
+            self._db.execute("UPDATE sources SET provenance = ? WHERE memory = ? AND seq = ?", row)
+        self.forget()
+
+    def stored(self) -> list[MemoryId]:
+        """The ids of all memories whose text is in the file, alive or not."""
+        return [blob.hex() for (blob,) in self._db.execute("SELECT id FROM memories ORDER BY id")]
+
     def _key(self, key: str, code: bytes) -> int:
         """The number of a key, stored once. The map is read in the transaction: another process may have added keys."""
         if self._numbers is None:

@@ -23,7 +23,7 @@ from duomem.bankview import View
 from duomem.bankwords import Retrieval, require
 from duomem.embed import Embedder
 from duomem.errors import DataError, LeakError, MismatchError, StoreError
-from duomem.types import BankEdit, MemoryId
+from duomem.types import BankEdit, Memory, MemoryId, Provenance
 from duomem.vectors import quantise
 
 REBUILD = "Make the bank again with: duomem remember --rebuild"
@@ -189,15 +189,39 @@ class Bank:
             edits += [BankEdit("add", words, row.memory) for row in self._rows.memories(then) if row.id not in now]
             return self.apply(edits)
 
-    def view(self, version: int | None = None) -> View:
-        """The bank at a version (None: the newest). Raises `DataError` for a version that does not exist."""
+    def erase(self, memory: MemoryId, reason: str) -> int:
+        """Retire a memory and remove its text, key and sources from the file, from every version; the journal keeps that it was
+        there. Raises `DataError` for an unknown one."""
+        with self._transaction() as db:
+            db.execute("PRAGMA secure_delete = ON")
+            version = self.version + 1
+            self._journal(db, version, BankEdit("retire", reason, target=memory), {})
+            self._rows.erase(blob_of(memory))
+            self._latest = None
+        return version
+
+    def stored(self) -> dict[MemoryId, Memory]:
+        """Every memory whose text is in the file, alive or not."""
+        with self._lock:
+            return {row.id: row.memory for row in self._rows.memories(self._rows.stored())}
+
+    def sources(self, memory: MemoryId) -> tuple[Provenance, ...]:
+        """Every trajectory that a stored memory was made from, alive or not, the first one first."""
+        with self._lock:
+            return self._rows.sources(self.version).get(memory, ())
+
+    def view(self, version: int | None = None, *, retrieval: Retrieval | None = None) -> View:
+        """The bank at a version (None: the newest), searched as the bank is (None) or otherwise. Raises `DataError` for
+        a version that does not exist, `MissingExtra` for a retrieval whose library is missing."""
+        require(retrieval or self._retrieval)
         with self._lock:
             wanted = self.version if version is None else self._known(version)
-            if self._latest is not None and self._latest.version == wanted:
+            how = retrieval or self._retrieval
+            if how == self._retrieval and self._latest is not None and self._latest.version == wanted:
                 return self._latest
             alive = self._rows.alive(wanted)
-            view = View(wanted, self._rows.memories(alive), self._rows.sources(wanted), self._embedder, self._retrieval)
-            if version is None:
+            view = View(wanted, self._rows.memories(alive), self._rows.sources(wanted), self._embedder, how)
+            if version is None and how == self._retrieval:
                 self._latest = view
             return view
 
@@ -276,6 +300,8 @@ class Bank:
             raise DataError(f"No memory {edit.target!r} in {self.path} to {edit.op}.")
         if edit.memory and memory:
             self._rows.store(version, edit.memory, codes[edit.memory.key])
+            if target:
+                self._rows.inherit(memory, target, version)
         db.execute(
             "INSERT INTO edits(version, op, memory, target, reason, time) VALUES (?, ?, ?, ?, ?, ?)",
             (version, edit.op, memory, target, edit.reason, time.time()),

@@ -256,6 +256,11 @@ class Journal:
     def phases(self) -> list[str]:
         return [row["phase"] for row in self._rows("SELECT DISTINCT phase FROM episodes ORDER BY phase")]
 
+    def latest(self, beginning: str) -> str:
+        """The phase that was begun last among those whose name begins so; empty where there is none."""
+        query = "SELECT phase FROM episodes WHERE substr(phase, 1, ?) = ? ORDER BY id DESC LIMIT 1"
+        return next((row["phase"] for row in self._rows(query, len(beginning), beginning)), "")
+
     def trajectories(self, phase: str, *, won: bool | None = None, errors: bool = False) -> Iterator[Trajectory]:
         """Trajectories by task id and attempt, each once. `errors` adds those that ended without an outcome."""
         stops = "e.stop IS NOT NULL" if errors else f"e.stop IN ({_OUTCOMES})"

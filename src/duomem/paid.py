@@ -18,7 +18,7 @@ from duomem._commits import Commits
 from duomem._journal_file import store_error
 from duomem.errors import DataError
 from duomem.models import Model
-from duomem.spending import Metered, Meter
+from duomem.spending import Meter, Metered
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest, dump, load
 
 SCHEMA = 1

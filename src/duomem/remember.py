@@ -18,6 +18,7 @@ from typing import Any
 from duomem import embed, parts
 from duomem.bank import Bank, history
 from duomem.config import MemoryTable
+from duomem.curate import by_hand
 from duomem.errors import DataError, Incomplete, InfraError, UsageError
 from duomem.journal import Journal
 from duomem.memory import MemoryStrategy, Refusal
@@ -31,9 +32,6 @@ from duomem.types import BankEdit, Trajectory
 
 BATCH = 100
 """Trajectories between two versions of the bank: a strategy sees what the batches before wrote."""
-
-BY_HAND = "by hand: "
-"""Begins the reason of every edit that a person made with `duomem memories`."""
 
 Result = dict[str, Any]
 
@@ -246,14 +244,8 @@ def _nothing(strategy: MemoryStrategy, model: Model, trajectories: int) -> str:
 
 def _keep_edits_by_hand(run: RunFolder) -> None:
     """Raises `UsageError` where the bank that would be made anew holds edits by a person."""
-    edits = edits_by_hand(run)
-    if edits:
+    if edits := by_hand(history(run.bank)):
         raise UsageError(
             f"{run.bank} holds {edits} edits made by hand, and its settings have changed: it has to be made anew without them. "
             f"Look at them with: duomem memories list {run.root} --all. Then: duomem remember {run.home or run.root} --rebuild"
         )
-
-
-def edits_by_hand(run: RunFolder) -> int:
-    """How many edits of `duomem memories` a run's bank holds."""
-    return sum(entry.reason.startswith(BY_HAND) for entry in history(run.bank))

@@ -97,6 +97,13 @@ class RunFolder:
         replace(self.root / "steps.json", json.dumps(steps, indent=1))
         return result
 
+    def amend(self, verb: str, **changes: Any) -> None:
+        """Note what has changed in a finished verb's result by other means; it still counts as done with the same inputs."""
+        steps = self._steps()
+        if verb in steps:
+            steps[verb]["result"] |= changes
+            replace(self.root / "steps.json", json.dumps(steps, indent=1))
+
     @contextmanager
     def clock(self, verb: str, inputs: str) -> Iterator[Callable[[], float]]:
         """Wall-clock seconds spent on a verb with these inputs, by earlier commands that were interrupted too."""

@@ -12,7 +12,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, price, record, tools, verbs
+from duomem.cli import engine, logs, memories, price, record, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -42,6 +42,7 @@ engine.add_to(app)
 price.add_to(app)
 logs.add_to(app)
 record.add_to(app)
+memories.add_to(app)
 
 
 def main() -> None:

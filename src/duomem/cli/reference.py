@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from duomem.cli import app
+from duomem.cli import app, memories
 
 VERBS = (
     "demo",
@@ -27,7 +27,11 @@ VERBS = (
     "export",
     "engine",
     "price",
+    "memories",
 )
+
+GROUPS = {"memories": memories.NAMES}
+"""Verbs that have verbs of their own."""
 
 
 def pages() -> str:
@@ -35,6 +39,9 @@ def pages() -> str:
     head = "# The command line\n\nMade from the help pages by `make docs`.\n"
     sections = [_section("duomem", ["--help"])]
     sections += [_section(f"duomem {verb}", [verb, "--help"]) for verb in VERBS]
+    sections += [
+        _section(f"duomem {group} {verb}", [group, verb, "--help"]) for group, verbs in GROUPS.items() for verb in verbs
+    ]
     return "\n".join([head, *sections])
 
 

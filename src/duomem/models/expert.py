@@ -51,6 +51,9 @@ def build(config: Config) -> Model:
 class Expert:
     """See the module's docstring. `reply` raises ValueError for a task that is not one of ALFWorld's six types."""
 
+    writes = False
+    """It acts, and cannot write memories."""
+
     def __init__(self, config: Config) -> None:
         self._config = config
         self._layout: Layout = load_layout(config.layout)

@@ -1,0 +1,295 @@
+"""`duomem memories`: look at the memories of a run, search them, and correct, quarantine, restore or delete them.
+
+In: a run folder or a bank file, ids, reasons. Out: tables or JSON; every change is one journalled edit of the bank. What an
+edit does is `duomem.curate`'s matter, what a memory was good for `duomem.usefulness`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from duomem.cli.console import terminal
+from duomem.cli.options import Debug, Json
+
+if TYPE_CHECKING:
+    from duomem.bank import Bank
+    from duomem.curate import Kept
+    from duomem.rundir import RunFolder
+    from duomem.types import Provenance
+    from duomem.usefulness import Uses
+
+HELP = """Look at a run's memories, search them, and correct, quarantine, restore or delete them.
+
+Every change is an edit in the bank's journal with its reason; evaluate and tune take it into account when they are run again.
+"""
+
+NAMES = ("list", "show", "search", "edit", "quarantine", "restore", "delete")
+
+Where = Annotated[Path, typer.Argument(help="A run folder, or a bank file.", metavar="RUN")]
+Id = Annotated[str, typer.Argument(help="The memory's id, or enough of its beginning.", metavar="ID")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the bank's journal.")]
+Seed = Annotated[int | None, typer.Option(help="Which seed's bank, in a run of several seeds.")]
+Arm = Annotated[str, typer.Option(help="Whose counts to show: memory (against none) or both (against adapter).")]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+    for name, function in zip(NAMES, (list_, show, search, edit, quarantine, restore, delete), strict=True):
+        group.command(name)(function)
+    app.add_typer(group, name="memories")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One bank and, where it is a run's, the folder of its seed and what its evaluation says of memories."""
+
+    bank: Bank
+    run: RunFolder | None
+    uses: Uses
+
+    def record(self) -> None:
+        """Note the bank's new content in the run, so that what depends on it is done again."""
+        if self.run:
+            view = self.bank.view()
+            self.run.amend("remember", memories=len(view), content_hash=view.content_hash)
+
+
+@contextmanager
+def _opened(where: Path, seed: int | None) -> Iterator[Opened]:
+    from duomem import embed
+    from duomem.bank import Bank, pins
+    from duomem.journal import Journal
+    from duomem.rundir import open_run
+    from duomem.usefulness import Uses, measured
+
+    if where.is_dir():
+        whole = open_run(where, keep=False)
+        run = _seed_of(whole, where, seed)
+        path = run.bank
+    else:
+        whole, run, path = None, None, where
+    uses = Uses()
+    if whole and whole.journal.is_file():
+        with Journal.open(whole.journal, readonly=True) as journal:
+            uses = measured(journal, run.settings.run.seed if run and whole.settings.run.seeds else None)
+    with Bank.open(path, embed.build(pins(path).embedder)) as bank:
+        yield Opened(bank, run, uses)
+
+
+def _seed_of(whole: RunFolder, where: Path, seed: int | None) -> RunFolder:
+    from duomem.errors import UsageError
+
+    seeds = {folder.settings.run.seed: folder for folder in whole.seeds()}
+    if seed is None and len(seeds) == 1:
+        return next(iter(seeds.values()))
+    if seed not in seeds:
+        raise UsageError(f"{where} has the seeds {', '.join(map(str, seeds))}, each with a bank of its own. Name one: --seed N")
+    return seeds[seed]
+
+
+def list_(
+    where: Where,
+    all_: Annotated[bool, typer.Option("--all", help="Quarantined and retired ones too.")] = False,
+    arm: Arm = "memory",
+    seed: Seed = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the memories with what they were good for.
+
+    The counts are of the newest evaluation: episodes that showed the memory (hits), those won, those won where the same game
+    was lost without memories (help), and the other way round (harm).
+
+    Examples:
+
+      duomem memories list runs/mine
+
+      duomem memories list runs/mine --all --json
+    """
+    from duomem.curate import kept
+
+    with _opened(where, seed) as opened:
+        found = [each for each in kept(opened.bank) if all_ or each.status == "live"]
+        data = {"memories": [_told(each, opened.uses) for each in found], "split": opened.uses.split}
+        terminal.result(data, _table(found, opened.uses, arm))
+
+
+def show(where: Where, id_: Id, seed: Seed = None, json_: Json = False, debug: Debug = False) -> None:
+    """Show one memory in full: its text, where it came from, every edit, and what it was good for.
+
+    Example:
+
+      duomem memories show runs/mine 3f9a
+    """
+    from duomem.curate import find
+
+    with _opened(where, seed) as opened:
+        memory = find(opened.bank, id_)
+        terminal.result(_told(memory, opened.uses), _page(memory, opened.uses))
+
+
+def search(
+    where: Where,
+    query: Annotated[str, typer.Argument(help="A task in its own words.", metavar="QUERY")],
+    k: Annotated[int, typer.Option("--k", help="How many.", min=1)] = 5,
+    retrieval: Annotated[str, typer.Option(help="dense, bm25 or hybrid, in place of memory.retrieval.")] = "",
+    seed: Seed = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the memories nearest to a task. The scores say where to put memory.floor.
+
+    Example:
+
+      duomem memories search runs/mine "put a clean mug in the cabinet"
+    """
+    from duomem.errors import UsageError
+
+    with _opened(where, seed) as opened:
+        table = opened.run.settings.memory if opened.run else None
+        how = retrieval or (table.retrieval if table else "dense")
+        if how not in ("dense", "bm25", "hybrid"):
+            raise UsageError(f"--retrieval {how}: there are dense, bm25 and hybrid.")
+        hits = opened.bank.view(retrieval=how).search(query, k)  # type: ignore[arg-type]
+        data = [{"id": hit.memory.id, "score": round(hit.score, 4), **_plain(hit.memory)} for hit in hits]
+        lines = [f"{hit.score:.3f}  {hit.memory.id}  {hit.memory.key}" for hit in hits]
+        terminal.result({"retrieval": how, "hits": data}, "\n".join(lines) or "Nothing was found.")
+
+
+def edit(
+    where: Where,
+    id_: Id,
+    reason: Reason,
+    text: Annotated[str | None, typer.Option(help="The new text; its first line is the goal.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file that holds the new text.", metavar="FILE")] = None,
+    key: Annotated[str | None, typer.Option(help="The new key: the task in whose words it is found.")] = None,
+    seed: Seed = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put a corrected text or key in the place of a memory. The old one stays in the bank's history.
+
+    Example:
+
+      duomem memories edit runs/mine 3f9a --file better.txt --reason "the lamp has to be on"
+    """
+    from duomem import curate
+    from duomem.errors import UsageError
+
+    if file is not None and not file.is_file():
+        raise UsageError(f"--file {file}: no such file.")
+    if (text is None and file is None and key is None) or (text is not None and file is not None):
+        raise UsageError("Give the new text once (--text or --file), a new key (--key), or both.")
+    new_text = file.read_text(encoding="utf-8") if file else text
+    with _opened(where, seed) as opened:
+        old = curate.find(opened.bank, id_)
+        new = curate.edit(opened.bank, old, reason, text=new_text, key=key)
+        opened.record()
+        terminal.result({"id": new.id, "replaced": old.memory.id}, f"{new.id} is in the place of {old.memory.id}.")
+
+
+def quarantine(where: Where, id_: Id, reason: Reason, seed: Seed = None, json_: Json = False, debug: Debug = False) -> None:
+    """Take a memory out of every recall, until it is restored.
+
+    Example:
+
+      duomem memories quarantine runs/mine 3f9a --reason "sends to the wrong room"
+    """
+    _change("quarantine", "is quarantined", where, id_, reason, seed)
+
+
+def restore(where: Where, id_: Id, reason: Reason, seed: Seed = None, json_: Json = False, debug: Debug = False) -> None:
+    """Bring back a memory that was quarantined or retired.
+
+    Example:
+
+      duomem memories restore runs/mine 3f9a --reason "was right after all"
+    """
+    _change("restore", "is live again", where, id_, reason, seed)
+
+
+def delete(where: Where, id_: Id, reason: Reason, seed: Seed = None, json_: Json = False, debug: Debug = False) -> None:
+    """Remove a memory's text for good, from every version of the bank; the journal keeps its id and the reason.
+
+    Example:
+
+      duomem memories delete runs/mine 3f9a --reason "holds a customer's name"
+    """
+    _change("delete", "is deleted for good", where, id_, reason, seed)
+
+
+def _change(what: str, done: str, where: Path, id_: str, reason: str, seed: int | None) -> None:
+    from duomem import curate
+
+    with _opened(where, seed) as opened:
+        memory = curate.find(opened.bank, id_)
+        getattr(curate, what)(opened.bank, memory, reason)
+        opened.record()
+        version = opened.bank.version
+    terminal.result({"id": memory.memory.id, "done": what, "version": version}, f"{memory.memory.id} {done}.")
+
+
+# ------------------------------------------------------------------------------------------------------ as data and in words
+
+
+def _plain(memory: Any) -> dict[str, str]:
+    return {"kind": memory.kind, "key": memory.key, "text": memory.text}
+
+
+def _told(each: Kept, uses: Uses) -> dict[str, Any]:
+    """A memory as plain data, with its provenance, its edits and its counts by arm."""
+    memory = each.memory
+    return {
+        "id": memory.id,
+        "status": each.status,
+        **_plain(memory),
+        "sources": [asdict(source) for source in each.sources],
+        "edits": [asdict(entry) for entry in each.edits],
+        "uses": {arm: asdict(counts[memory.id]) for arm, counts in (uses.arms or {}).items() if memory.id in counts},
+    }
+
+
+def _table(found: Sequence[Kept], uses: Uses, arm: str) -> str:
+    counted = bool(uses.arms and arm in uses.arms)
+    head = f"{'id':<16}  {'status':<11}  {'kind':<10}" + (
+        f"  {'hits':>4} {'won':>4} {'help':>4} {'harm':>4}" if counted else ""
+    )
+    lines = [head + "  key"]
+    for each in found:
+        use = uses.of(each.memory.id, arm)
+        counts = f"  {use.hits:>4} {use.won:>4} {use.helped:>4} {use.harmed:>4}" if counted else ""
+        key = " ".join(each.memory.key.split())
+        lines.append(f"{each.memory.id:<16}  {each.status:<11}  {each.memory.kind:<10}{counts}  {key[:80]}")
+    live = sum(each.status == "live" for each in found)
+    said = f"counts: arm {arm} on {uses.split}" if counted else "no counts: nothing with memories has been evaluated"
+    return "\n".join([*lines, f"{live} live, {len(found)} listed; {said}."])
+
+
+def _page(each: Kept, uses: Uses) -> str:
+    memory = each.memory
+    lines = [f"{memory.id}  {each.status}  {memory.kind}", f"key: {memory.key}", "", memory.text, ""]
+    lines += [line for source in each.sources for line in _source(source)]
+    for entry in each.edits:
+        when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines.append(f"edit: version {entry.version}, {when}: {entry.op}: {entry.reason}")
+    for arm, counts in (uses.arms or {}).items():
+        use = counts.get(memory.id)
+        if use:
+            lines.append(
+                f"used: arm {arm} on {uses.split}: shown in {use.hits}, won {use.won}; of {use.compared} with a control, "
+                f"helped {use.helped}, harmed {use.harmed}"
+            )
+    return "\n".join(lines)
+
+
+def _source(source: Provenance) -> list[str]:
+    parts = [f"teacher {source.teacher or 'unknown'}", f"written by {source.written_by}"]
+    parts += [f"{name} {value}" for name, value in (("prompt", source.prompt), ("licence", source.licence)) if value]
+    return [f"source: {source.task_id}, attempt {source.attempt}: {', '.join(parts)}", f"  trajectory {source.trajectory}"]
