@@ -243,7 +243,7 @@ def test_a_stream_that_the_endpoint_cuts_is_broken_for_the_client_and_on_disk(sh
     episode = shared.episode(name)
     assert [each.state for each in episode.exchanges] == ["broken"] * len(cuts)
     assert all("cut by the endpoint" in each.error for each in episode.exchanges)
-    assert episode.problem == "no reply came to its end"
+    assert "was cut" in episode.problem
 
 
 def test_a_stream_without_its_last_event_is_broken_though_it_ends_cleanly(shared: World) -> None:

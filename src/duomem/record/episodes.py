@@ -123,7 +123,7 @@ def _trees(exchanges: Sequence[Exchange]) -> tuple[Tree, ...]:
     found: list[Tree] = []
     for members in groups.values():
         line, choices, problem = _line(members)
-        if line:
+        if line or problem:
             tree = Tree("main", tuple(members), line, choices, problem)
             found.append(Tree(_kind(tree, found), tree.exchanges, line, choices, problem))
     return tuple(found)
@@ -133,12 +133,12 @@ def _kind(tree: Tree, earlier: Sequence[Tree]) -> Kind:
     main = next((each for each in reversed(earlier) if each.kind != "side"), None)
     if main is None:
         return "main"
-    began = tree.line[0]
+    began = tree.exchanges[0]
     if any(each.started > began.started for each in main.exchanges):
         return "side"
-    said = main.reply(-1).message.text.strip()
+    said = main.reply(-1).message.text.strip() if main.line else ""
     quotes = len(said) >= QUOTED and any(said in message.text for message in began.messages)
-    return "continued" if quotes or _system(began) == _system(main.line[0]) else "side"
+    return "continued" if quotes or _system(began) == _system(main.exchanges[0]) else "side"
 
 
 def _system(exchange: Exchange) -> str:

@@ -1,0 +1,369 @@
+"""From exchanges to episodes: growing conversations, retries, forks, sub-agents, new beginnings; tasks; trajectories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duomem.errors import DataError, LeakError, UsageError
+from duomem.examples import Options, prepare
+from duomem.pipeline import collect, remember
+from duomem.prompts import load_layout
+from duomem.record._rows import Begun, Ended, State
+from duomem.record.episodes import Episode, read, read_all
+from duomem.record.functions import DEFAULT, locator
+from duomem.record.store import FILE, RecordStore
+from duomem.record.trajectories import trajectories
+from duomem.rundir import open_run
+from duomem.types import Message, Reply, StopReason, Tool, ToolCall, Usage
+from duomem.wire import Answer
+
+SYSTEM = Message.of("system", "You help.")
+TASK = Message.of("user", "Book a table.")
+
+
+def user(text: str) -> Message:
+    return Message.of("user", text)
+
+
+def said(text: str, *calls: ToolCall) -> Message:
+    return Message("assistant", Message.of("assistant", text).parts if text else (), calls)
+
+
+def result(text: str, call: str) -> Message:
+    return Message("tool", Message.of("tool", text).parts, tool_call_id=call)
+
+
+@dataclass
+class Log:
+    """Writes exchanges as the recorder would."""
+
+    store: RecordStore
+    replies: int = 0
+    messages: list[Message] = field(default_factory=list)
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        *replies: Message | str,
+        episode: str = "",
+        state: State = "whole",
+        delivered: bool = True,
+        tools: tuple[Tool, ...] = (),
+        **more: Any,
+    ) -> int:
+        """One exchange; its number."""
+        task = locator(DEFAULT).task(tuple(messages), {})
+        named: Any = "url" if episode else "conversation" if more else "prefix"
+        number, _ = self.store.begin(
+            Begun(
+                "chat",
+                "/v1/chat/completions",
+                {"messages": []},
+                episode,
+                named,
+                "m",
+                messages=tuple(messages),
+                tools=tools,
+                task=task,
+                **more,
+            )
+        )
+        self.replies += 1
+        spoken = [said(reply) if isinstance(reply, str) else reply for reply in replies]
+        answer = (
+            Answer(f"r{self.replies}", "m", tuple(Reply(reply, usage=Usage(3, 0, 2)) for reply in spoken)) if spoken else None
+        )
+        self.store.end(number, Ended(state, 200, {}, answer, delivered))
+        return number
+
+    def episode(self, name: str = "") -> Episode:
+        (only,) = [name] if name else self.store.episodes()
+        return read(self.store, only, self.store.outcomes().get(only))
+
+    def won(self, name: str = "") -> Episode:
+        for each in [name] if name else self.store.episodes():
+            self.store.judge(each, True, "test")
+        return self.episode(name)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with RecordStore.open(tmp_path / "run" / FILE, "record") as store:
+        yield Log(store)
+
+
+def test_a_growing_conversation_is_one_episode(log: Log) -> None:
+    call = ToolCall("find", '{"city": "Rome"}', "c1")
+    log.say([SYSTEM, TASK], said("", call))
+    resent = ToolCall("find", '{"city":"Rome"}', "other-id")  # clients spell arguments anew
+    log.say([SYSTEM, TASK, said("", resent), result("one", "c1")], "Done.")
+    log.say([SYSTEM, TASK, said("", resent), result("one", "c1"), said(" Done. "), user("Thanks")], "Bye.")
+    log.say([SYSTEM, user("Another task.")], "Other.")
+    first, second = log.store.episodes()
+    episode = log.won(first)
+    assert (episode.turns, episode.task, episode.problem, len(episode.trees)) == (3, "Book a table.", "", 1)
+    assert log.episode(second).task == "Another task."
+    assert [each.fresh for each in episode.exchanges] == [2, 1, 1]
+
+
+def test_reasoning_that_a_client_leaves_out_does_not_part_a_conversation(log: Log) -> None:
+    thought = Message("assistant", said("Yes.").parts, reasoning="hm")
+    log.say([TASK], thought)
+    log.say([TASK, said("Yes."), user("Go on.")], "Done.")
+    assert log.episode().turns == 2
+
+
+def test_a_retry_after_a_failure_is_the_same_episode(log: Log) -> None:
+    log.say([SYSTEM, TASK], state="failed")
+    log.say([SYSTEM, TASK], "cut he", state="broken")
+    log.say([SYSTEM, TASK], "One.")
+    log.say([SYSTEM, TASK, said("One."), user("and")], state="failed")
+    log.say([SYSTEM, TASK, said("One."), user("and")], "Two.")
+    episode = log.won()
+    assert (episode.turns, episode.problem, len(episode.exchanges)) == (2, "", 5)
+
+
+def test_a_reply_that_came_too_late_gives_way_to_its_retry(log: Log) -> None:
+    log.say([TASK], "late", delivered=False)
+    log.say([TASK], "in time")
+    episode = log.won()
+    assert (episode.problem, episode.messages[-1].text) == ("", "in time")
+
+
+def test_the_retry_that_was_used_counts(log: Log) -> None:
+    for text in ("first", "second"):
+        log.say([TASK], text, episode="e")
+    log.say([TASK, said("first"), user("go on")], "end", episode="e")
+    episode = log.won("e")
+    assert (episode.problem, [message.text for message in episode.messages]) == ("", ["Book a table.", "first", "go on", "end"])
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [([TASK], "a"), ([TASK], "b")],
+        [([TASK], "a"), ([TASK, said("a"), user("x")], "b"), ([TASK, said("a"), user("y")], "c")],
+        [([TASK], "a"), ([TASK], "b"), ([TASK, said("a"), user("x")], "c"), ([TASK, said("b"), user("x")], "d")],
+    ],
+    ids=["two last replies", "two ways on", "two lives"],
+)
+def test_ambiguous_branches_are_listed_and_never_learned_from(log: Log, branches: list[Any]) -> None:
+    for messages, text in branches:
+        log.say(messages, text, episode="e")
+    episode = log.won("e")
+    assert episode.problem.startswith("ambiguous")
+    assert trajectories([episode], "train") == []
+
+
+def test_several_choices_are_told_apart_by_what_follows(log: Log) -> None:
+    log.say([TASK], "a", "b")
+    assert "2 last replies" in log.won().problem
+    log.say([TASK, said("b"), user("x")], "end")
+    episode = log.episode()
+    assert (episode.problem, episode.main[0].reply(0).message.text) == ("", "b")
+
+
+def test_equal_beginnings_at_once_are_in_doubt_and_one_after_the_other_are_not(log: Log) -> None:
+    def turn(history: list[Message]) -> list[Message]:
+        return [*history, said("same"), user("next")]
+
+    for _ in range(2):
+        log.say([TASK], "same")
+        log.say(turn([TASK]), "end")
+    assert [log.won(name).problem for name in log.store.episodes()] == ["", ""]
+    other = user("Another one.")
+    for messages in ([other], [other], turn([other]), turn([other])):
+        log.say(messages, "same")
+    names = log.store.episodes()[2:]
+    assert len(names) == 2
+    assert all("could belong to another" in log.won(name).problem for name in names)
+
+
+def test_a_sub_agent_stands_beside_the_main_line(log: Log) -> None:
+    log.say([SYSTEM, TASK], said("", ToolCall("ask", "{}", "c")), episode="e")
+    log.say([Message.of("system", "You search."), user("Find.")], "Found.", episode="e")
+    log.say([SYSTEM, TASK, said("", ToolCall("ask", "{}", "c")), result("Found.", "c")], "Done.", episode="e")
+    episode = log.won("e")
+    assert [tree.kind for tree in episode.trees] == ["main", "side"]
+    (made,) = trajectories([episode], "train")
+    assert [turn.reply.message.text for turn in made.turns] == ["", "Done."]
+
+
+def test_a_history_that_was_put_together_anew_goes_on_as_a_second_part(log: Log) -> None:
+    summary = "We have asked three restaurants; the second has a table."
+    log.say([SYSTEM, TASK], "Asking.", episode="e")
+    log.say([SYSTEM, TASK, said("Asking."), user("Sum up.")], summary, episode="e")
+    log.say([Message.of("system", "Other words."), user(f"So far: {summary}")], "Booked.", episode="e")
+    episode = log.won("e")
+    assert [tree.kind for tree in episode.trees] == ["main", "continued"]
+    made = trajectories([episode], "train")
+    assert [(each.task.id == made[0].task.id, each.attempt, len(each.turns)) for each in made] == [(True, 0, 2), (True, 1, 1)]
+
+
+def test_a_cut_reply_that_the_agent_went_on_from_is_no_example(log: Log) -> None:
+    log.say([TASK], "Half a th", state="broken")
+    log.say([TASK, said("Half a th"), user("go on")], "Done.")
+    assert "went on from a reply that was cut" in log.won().problem
+
+
+def test_an_episode_whose_last_reply_was_cut_is_no_example(log: Log) -> None:
+    log.say([TASK], "One.", episode="e")
+    log.say([TASK, said("One."), user("x")], "Tw", episode="e", state="broken")
+    assert "was cut" in log.won("e").problem
+
+
+def test_responses_go_on_by_id(log: Log) -> None:
+    log.say([SYSTEM, TASK], "One.")
+    log.say([user("and")], "Two.", previous="r1")
+    episode = log.won()
+    assert [message.text for message in episode.messages] == ["You help.", "Book a table.", "One.", "and", "Two."]
+    assert (episode.turns, episode.problem) == (2, "")
+    log.say([user("lost")], "Three.", previous="r99")
+    other = log.won(log.store.episodes()[1])
+    assert "not recorded" in other.problem
+    for text in ("a", "b"):
+        log.say([user(text)], f"re {text}", conversation="conv-1")
+    talk = log.episode("conv-1")
+    assert [message.text for message in talk.messages] == ["a", "re a", "b", "re b"]
+
+
+def test_what_repeats_is_kept_once(log: Log) -> None:
+    messages = [SYSTEM, TASK]
+    tool = (Tool("find", "Finds.", "{}"),)
+    for number in range(30):
+        log.say(messages, f"reply {number}", tools=tool)
+        messages += [said(f"reply {number}"), user(f"result {number} " + "x" * 1000)]
+    assert log.episode().turns == 30
+    log.store.close()
+    assert log.store.path.stat().st_size < 500_000
+
+
+def test_what_was_open_is_broken_when_the_recorder_comes_back(tmp_path: Path) -> None:
+    store = RecordStore.open(tmp_path / FILE, "record")
+    store.begin(Begun("chat", "/v1/chat/completions", {}, "e", "url"))
+    assert read(store, "e", None).problem == "an exchange is under way"
+    store.close()
+    with RecordStore.open(tmp_path / FILE, "record") as store:
+        assert store.exchanges("e")[0].state == "broken"
+
+
+def test_a_recording_is_declared_once_and_other_files_are_refused(tmp_path: Path) -> None:
+    with RecordStore.open(tmp_path / FILE, "record") as store:
+        store.declare("task locator", "path:user.0")
+        with pytest.raises(UsageError, match="was recorded with"):
+            store.declare("task locator", "path:user.1")
+    with pytest.raises(DataError, match="No recording"):
+        RecordStore.open(tmp_path / "none.sqlite")
+    (tmp_path / "other.sqlite").write_text("no database, but long enough to be read as one" * 50)
+    with pytest.raises(DataError, match="not a recording"):
+        RecordStore.open(tmp_path / "other.sqlite", "add")
+    with RecordStore.open(tmp_path / FILE, "add") as store, pytest.raises(DataError, match="no episode"):
+        store.judge("nobody", True, "test")
+
+
+def test_task_locators(tmp_path: Path) -> None:
+    messages = (SYSTEM, user("Context.\nYour task: book a table\nNow."), said("ok"), user("second"))
+    body = {"metadata": {"task": "from the body"}, "messages": [{"content": [{"type": "text", "text": "a part"}]}]}
+    file = tmp_path / "mine.py"
+    file.write_text("def find(messages):\n    return messages[-1].text.upper()\n")
+    wanted = {
+        "path:user.1": "second",
+        "path:user.-1": "second",
+        "path:system": "You help.",
+        "path:metadata.task": "from the body",
+        "path:messages.0.content": "a part",
+        "path:messages.5.content": "",
+        "regex:Your task: (.+)": "book a table",
+        "regex:(?P<x>Your) task: (?P<task>\\w+)": "book",
+        "regex:nothing": "",
+        f"python:{file}:find": "SECOND",
+    }
+    assert {spec: locator(spec).task(messages, body) for spec in wanted} == wanted
+    assert locator(f"python:{file}:find").pin
+    for spec in ("user.0", "path:", "regex:(", f"python:{file}:none", "python:nowhere.py:f", "python:os:sep"):
+        with pytest.raises(UsageError):
+            locator(spec)
+
+
+# Trajectories.
+
+CALLS = (ToolCall("find", '{"city": "Rome"}', "c1"), ToolCall("find", '{"city": "Oslo"}', "c2"))
+
+
+def table(log: Log, episode: str, city: str) -> None:
+    """An episode with parallel calls; `city` makes its task."""
+    task = user(f"Book a table in {city}.")
+    opening = [SYSTEM, task]
+    tools = (Tool("find", "Finds.", '{"type": "object"}'),)
+    log.say(opening, said("Looking.", *CALLS), episode=episode, tools=tools)
+    after = [said("Looking.", *CALLS), result("full", "c1"), result("free", "c2"), user("(one minute left)")]
+    log.say([*opening, *after], "Booked.", episode=episode, tools=tools)
+
+
+def test_a_won_episode_becomes_the_conversation_that_it_was(log: Log) -> None:
+    table(log, "e", "Rome")
+    (made,) = trajectories([log.won("e")], "train", licence="mine", revision="https://endpoint")
+    assert (made.won, made.goal, made.attempt, made.task.split) == (True, "Book a table in Rome.", 0, "train")
+    assert (made.origin.model, made.origin.revision, made.origin.licence) == ("m", "https://endpoint", "mine")
+    assert [message.role for message in made.prompt] == ["system", "user"]
+    assert [tool.name for tool in made.tools] == ["find"]
+    first, last = made.turns
+    assert first.call == CALLS[0]
+    assert first.observation == "full\nfree\n(one minute left)"
+    assert first.results is not None
+    assert [message.role for message in first.results] == ["tool", "tool", "user"]
+    assert (last.results, last.reply.message.text, last.valid) == ((), "Booked.", True)
+
+
+def test_examples_of_a_recording_are_its_own_prompts_with_every_reply_learned(log: Log) -> None:
+    table(log, "e", "Rome")
+    layout = load_layout("pocket")
+    prepared = prepare(trajectories([log.won("e")], "train"), layout, Options(memories="none"))
+    (example,) = prepared.examples
+    assert example.messages == (*log.episode("e").messages,)
+    assert [weight > 0 for weight in example.learn] == [message.role == "assistant" for message in example.messages]
+
+
+def test_a_run_with_a_recording_collects_and_remembers_it(log: Log, tmp_path: Path) -> None:
+    for number, city in enumerate(("Rome", "Oslo", "Rome", "Bern", "Kyiv")):
+        table(log, f"e{number}", city)
+    for number, won in enumerate((True, True, True, False)):
+        log.store.judge(f"e{number}", won, "test")
+    config = tmp_path / "mine.toml"
+    config.write_text('[memory]\nname = "verbatim"\nembedder = "lexical"\n')
+    run = open_run(tmp_path / "run", config)
+    found = collect(run).data
+    assert (found["episodes"], found["won"], found["recorded"]) == (4, 3, 5)
+    assert found["left_out"] == {"lost": 1, "no outcome": 1}
+    assert remember(run).data["memories"] == 2, "two of the three say the same"
+    assert collect(run).data == found, "the same recording is not collected again"
+    log.store.judge("e4", True, "test")
+    assert collect(run).data["won"] == 4
+    assert remember(run).data["memories"] == 3
+    with pytest.raises(LeakError):
+        collect(open_run(tmp_path / "run", config, ["teacher.split=valid_seen"]))
+
+
+def test_a_recording_without_a_success_says_so(log: Log, tmp_path: Path) -> None:
+    table(log, "e", "Rome")
+    config = tmp_path / "mine.toml"
+    config.write_text("")
+    with pytest.raises(DataError, match="1 no outcome"):
+        collect(open_run(tmp_path / "run", config))
+
+
+def test_attempts_at_one_task_share_it(log: Log) -> None:
+    for number in range(3):
+        table(log, f"e{number}", "Rome")
+        log.won(f"e{number}")
+    made = trajectories(read_all(log.store), "train")
+    assert len({each.task.id for each in made}) == 1
+    assert [each.attempt for each in made] == [0, 1, 2]
+    assert {each.stop for each in made} == {StopReason.WON}
+    assert json.loads(made[1].origin.env)["episode"] == "e1"
