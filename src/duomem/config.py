@@ -140,6 +140,8 @@ class EvaluateTable(Table):
     """Seed of the sample, of the episodes and of the bootstrap."""
     arms: tuple[str, ...] = ("none", "format_only", "memory", "adapter", "both", "decoy", "teacher")
     """The arms to play; both_decoy and no_same_room are there too. Arms that need a part the run lacks are left out."""
+    also: tuple[str, ...] | None = None
+    """Further splits that `distill` plays, all their games, each with a report in a folder of its name in the run folder."""
 
 
 class RateTable(Table):
@@ -195,6 +197,8 @@ class Settings(BaseModel):
     rollout: RolloutTable = RolloutTable()
     evaluate: EvaluateTable = EvaluateTable()
     price: PriceTable | None = None
+    each: dict[str, tuple[str, ...]] = {}
+    """One key ("student.path") with several values: `distill` does the whole job once for each. The teacher plays once."""
 
     def options(self, table: str) -> dict[str, Any]:
         """The keys of a table that are its component's own, in full: what `Config(**...)` takes."""

@@ -89,7 +89,7 @@ class Grid:
 
     @property
     def inputs(self) -> str:
-        table = self.run.settings.evaluate.model_dump(mode="json")
+        table = self.run.settings.evaluate.model_dump(mode="json", exclude={"also"})
         return rundir.key(self.made, table, [(task.id, task.data_hash) for task in self.tasks])
 
     def players(self, loaded: parts.Parts) -> dict[str, Callable[[int], Player]]:

@@ -39,9 +39,17 @@ def distill(run: RunFolder, talk: Talk = SILENT) -> Done:
     games(run, talk)
     collect(run, talk)
     remember(run, talk)
+    if run.settings.each:
+        from duomem.each import distill_each
+
+        return distill_each(run, talk, distill)
     tune(run, talk)
     evaluate(run, talk)
-    return report(run, talk)
+    done = report(run, talk)
+    for split in run.settings.evaluate.also or ():
+        other = evaluate(run.on(split), talk, out=run.root / split)
+        done = Done(done.data | {split: other.data}, f"{done.words}\n\n{split}:\n{other.words}")
+    return done
 
 
 def games(run: RunFolder, talk: Talk = SILENT) -> Done:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class RunFolder:
         """One folder per seed; a run of one seed is its own."""
         seeds = self.settings.run.seeds
         return [self._seed(seed) for seed in seeds] if seeds else [self]
+
+    def on(self, split: str) -> RunFolder:
+        """The same run, evaluated on all games of another split."""
+        table = self.settings.evaluate.model_copy(update={"split": split, "games": 0, "also": None})
+        return replace_fields(self, settings=self.settings.model_copy(update={"evaluate": table}))
 
     def _seed(self, seed: int) -> RunFolder:
         run = self.settings.run.model_copy(update={"seed": seed, "seeds": ()})

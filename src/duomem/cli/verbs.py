@@ -14,6 +14,11 @@ import typer
 from duomem.cli.console import bars, terminal
 from duomem.cli.options import ConfigFile, Debug, Json, MaxCost, MaxTokens, Run, Sets, limits
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print counts, memory, disk, price and the detectable difference; start and write nothing."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     for verb in (demo, distill, collect, remember, tune, evaluate, report):
@@ -84,6 +89,7 @@ def evaluate(
     n: Annotated[int | None, typer.Option("--n", help="How many games, in place of evaluate.games; 0: all.", min=0)] = None,
     arms: Annotated[str, typer.Option(help="Arms, separated by commas, in place of evaluate.arms.")] = "",
     out: Annotated[Path | None, typer.Option(help="A folder for this evaluation and its report.", metavar="DIR")] = None,
+    dry_run: DryRun = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
     json_: Json = False,
@@ -101,6 +107,8 @@ def evaluate(
     overrides += [f'evaluate.split="{split}"'] if split else []
     overrides += [f"evaluate.games={n}"] if n is not None else []
     overrides += [f"evaluate.arms={[arm.strip() for arm in arms.split(',')]}"] if arms else []
+    if dry_run:
+        return _plan(run, config, overrides)
     _verb("evaluate", run, config, overrides, data=data, out=out)
 
 
@@ -119,6 +127,7 @@ def distill(
     config: ConfigFile = None,
     sets: Sets = None,
     seeds: Annotated[str, typer.Option(help="Several seeds, separated by commas, in place of run.seeds.")] = "",
+    dry_run: DryRun = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
     json_: Json = False,
@@ -131,8 +140,12 @@ def distill(
       duomem distill runs/mine --config configs/demo.toml
 
       duomem distill runs/three --config configs/alfworld-pocket.toml --seeds 0,1,2
+
+      duomem distill runs/paper --config configs/paper-qwen3-4b.toml --dry-run
     """
     overrides = [*(sets or ()), *limits(max_cost, max_tokens), *([f"run.seeds=[{seeds}]"] if seeds else [])]
+    if dry_run:
+        return _plan(run, config, overrides)
     _verb("distill", run, config, overrides)
 
 
@@ -153,6 +166,14 @@ def demo(
     from duomem.config import shipped
 
     _verb("distill", run, shipped("demo"), sets)
+
+
+def _plan(run: Path, config: Path | None, sets: list[str]) -> None:
+    from duomem import plan
+    from duomem.rundir import open_run
+
+    found = plan.plans(open_run(run, config, sets, keep=False))
+    terminal.result({"plans": [each.data() for each in found]}, plan.words(found))
 
 
 def _verb(name: str, run: Path, config: Path | None, sets: list[str] | None, **more: Any) -> None:

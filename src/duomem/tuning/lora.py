@@ -35,6 +35,8 @@ class Config(Options, ChatOptions):
     """Rank of the adapter, 8 to 32."""
     alpha: int | None = Field(default=None, ge=1)
     """Scale of the adapter; none: twice the rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get an adapter, such as q_proj and v_proj; none: all but the output's."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of the adapter."""
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -274,7 +276,7 @@ def _with_adapter(job: Job, config: Config, bfloat16: bool) -> Any:
             r=config.rank,
             lora_alpha=config.scale,
             lora_dropout=config.dropout,
-            target_modules="all-linear",
+            target_modules=list(config.targets) or "all-linear",
             exclude_modules=_OTHER_SENSES if base.config is not base.config.get_text_config() else None,
             task_type="CAUSAL_LM",
         ),
@@ -293,6 +295,6 @@ def _count(model: Any, config: Config) -> int:
     if count >= PARAMETER_LIMIT and not config.unrestricted:
         raise UsageError(
             f"The adapter would have {count:,} trained parameters; the limit is {PARAMETER_LIMIT:,}. Lower tuning.rank "
-            f"(now {config.rank}), or allow it with tuning.unrestricted=true."
+            f"(now {config.rank}), name fewer layers in tuning.targets, or allow it with tuning.unrestricted=true."
         )
     return count
