@@ -116,7 +116,8 @@ def test_reasoning_that_a_client_leaves_out_does_not_part_a_conversation(log: Lo
     thought = Message("assistant", said("Yes.").parts, reasoning="hm")
     log.say([TASK], thought)
     log.say([TASK, said("Yes."), user("Go on.")], "Done.")
-    assert log.episode().turns == 2
+    log.say([TASK, said("<think>\nhm\n</think>\nYes."), user("Go on."), said("Done."), user("Bye.")], "Bye.")
+    assert log.episode().turns == 3
 
 
 def test_a_retry_after_a_failure_is_the_same_episode(log: Log) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from duomem.record._rows import Begun
 from duomem.types import Message, load
 from duomem.wire import Answer
+
+THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,12 @@ def short(text: str) -> str:
 def fingerprint(before: str, message: Message) -> str:
     """The fingerprint of a conversation that is one message longer.
 
-    Reasoning, ids of tool calls, white space around texts and the spelling of JSON arguments don't count: clients change them.
+    Reasoning (also where a client put it into the text), ids of tool calls, white space around texts and the spelling of JSON
+    arguments don't count: clients change them.
     """
+    text = THOUGHT.sub("", message.text, count=1) if message.role == "assistant" else message.text
     calls = [(call.name, _canonical(call.arguments)) for call in message.tool_calls]
-    return short(json.dumps([before, message.role, message.text.strip(), calls]))
+    return short(json.dumps([before, message.role, text.strip(), calls]))
 
 
 def _canonical(arguments: str) -> str:
