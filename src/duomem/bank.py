@@ -1,8 +1,8 @@
 """The bank: memories, their journal of edits and their vectors in one SQLite file; opens views that search one version.
 
 In: edits, and queries as text. Out: versions, and `View`s (the `BankView` of a strategy) that stay as they are whatever is
-written later. A batch of edits is one transaction (WAL, synchronous=FULL) and one version; nothing is ever deleted, so every
-version can be seen and returned to. It decides neither what a memory says nor when it is shown.
+written later. A batch of edits is one transaction (WAL, synchronous=FULL) and one version; nothing is deleted but by `erase`, so
+every version can be seen and returned to. It decides neither what a memory says nor when it is shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from duomem import _bank_schema as schema
+from duomem._bank_file import REBUILD, Entry, Pins, entries
+from duomem._bank_file import history as history
+from duomem._bank_file import pins as pins
 from duomem._bank_rows import Rows, blob_of
 from duomem.bankview import View
 from duomem.bankwords import Retrieval, require
@@ -25,31 +27,6 @@ from duomem.embed import Embedder
 from duomem.errors import DataError, LeakError, MismatchError, StoreError
 from duomem.types import BankEdit, Memory, MemoryId, Provenance
 from duomem.vectors import quantise
-
-REBUILD = "Make the bank again with: duomem remember --rebuild"
-
-
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """What a bank was made for. `splits` are those whose trajectories may stand in it."""
-
-    embedder: str
-    revision: str
-    dim: int
-    layout: str
-    splits: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One journalled edit. `time` is Unix seconds."""
-
-    version: int
-    op: str
-    memory: MemoryId | None
-    target: MemoryId | None
-    reason: str
-    time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +220,7 @@ class Bank:
     def history(self) -> list[Entry]:
         """Every edit, oldest first."""
         with self._lock:
-            return _history(self._db)
+            return entries(self._db)
 
     def stats(self) -> Stats:
         with self._lock:
@@ -318,34 +295,3 @@ class Bank:
         if not 0 <= version <= newest:
             raise DataError(f"{self.path} has no version {version}; it has 0 to {newest}.")
         return version
-
-
-def history(path: Path | str) -> list[Entry]:
-    """Every edit of an existing bank, oldest first, without an embedder. Raises `DataError` when there is no bank."""
-    pins(path)
-    db = schema.connect(Path(path))
-    try:
-        return _history(db)
-    finally:
-        db.close()
-
-
-def _history(db: sqlite3.Connection) -> list[Entry]:
-    rows = db.execute("SELECT version, op, memory, target, reason, time FROM edits ORDER BY seq").fetchall()
-    return [Entry(row[0], row[1], row[2] and row[2].hex(), row[3] and row[3].hex(), row[4], row[5]) for row in rows]
-
-
-def pins(path: Path | str) -> Pins:
-    """What an existing bank was made for, without an embedder. Raises `DataError` when there is no bank."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"No bank at {path}. Write memories first with: duomem remember")
-    db = schema.connect(path)
-    try:
-        found = db.execute("SELECT value FROM meta WHERE name = 'pins'").fetchone() if schema.version(db, path) else None
-    finally:
-        db.close()
-    if found is None:
-        raise DataError(f"{path} is an unfinished bank. {REBUILD}")
-    values: dict[str, Any] = json.loads(found[0])
-    return Pins(**values | {"splits": tuple(values["splits"])})

@@ -102,7 +102,7 @@ class Work:
 
     def apply(self, edits: Sequence[BankEdit]) -> int:
         """Apply a batch of edits, near duplicates merged; how many were."""
-        if not self.table.merge:
+        if not edits or not self.table.merge:
             self.bank.apply(edits)
             return 0
         merger = Merger(self.bank.view().memories(), self.bank.embedder, self.table.merge)

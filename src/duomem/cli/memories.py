@@ -6,7 +6,7 @@ edit does is `duomem.curate`'s matter, what a memory was good for `duomem.useful
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,8 @@ Arm = Annotated[str, typer.Option(help="Whose counts to show: memory (against no
 
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
-    for name, function in zip(NAMES, (list_, show, search, edit, quarantine, restore, delete), strict=True):
+    functions: list[Callable[..., None]] = [list_, show, search, edit, quarantine, restore, delete]
+    for name, function in zip(NAMES, functions, strict=True):
         group.command(name)(function)
     app.add_typer(group, name="memories")
 

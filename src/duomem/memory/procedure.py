@@ -131,7 +131,8 @@ class Procedure:
             if teacher is None:
                 raise UsageError(f'memory.writer = "{self._config.writer}" needs a model that writes, and none was given.')
             return self._composer.edits(trajectory, bank, teacher)
-        text = self._text(trajectory) if trajectory.won or self._config.update == "add" else ""
+        enters = trajectory.won or (self._config.update == "add" and trajectory.stop.is_outcome)
+        text = self._text(trajectory) if enters else ""
         if not text:
             return []
         goal = key_of(self._config.key, trajectory.goal, trajectory.scene)
