@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -37,13 +38,15 @@ class Fault:
 
 
 Plan = Callable[[int, bytes], "Fault | None"]
+Engine = Callable[[bytes], tuple[int, str, bytes]]
+"""An engine in this process: a request's body to status, content type and body of the reply."""
 
 
 class FaultProxy:
     """Use as a context manager. `plan(number, body)` is asked for each POST, numbered from 0; set it at any time."""
 
-    def __init__(self, engine: str) -> None:
-        self.engine = urlsplit(engine)
+    def __init__(self, engine: str | Engine) -> None:
+        self.engine = engine
         self.plan: Plan = lambda number, body: None
         self.kept: dict[bytes, tuple[int, str, bytes]] = {}
         self.arrived: list[tuple[float, Fault | None]] = []
@@ -128,11 +131,7 @@ class FaultProxy:
         """The engine's reply, the one kept where there is one. One at a time, so that batches do not depend on timing."""
         with self._engine_lock:
             if body not in self.kept:
-                connection = http.client.HTTPConnection(self.engine.hostname or "", self.engine.port, timeout=60)
-                connection.request("POST", path, body, {"Content-Type": "application/json"})
-                reply = connection.getresponse()
-                self.kept[body] = (reply.status, reply.headers.get("Content-Type", ""), reply.read())
-                connection.close()
+                self.kept[body] = self.engine(body) if callable(self.engine) else _forwarded(self.engine, path, body)
             return self.kept[body]
 
     def _break(self, request: BaseHTTPRequestHandler, status: int, kind: str, reply: bytes, fault: Fault) -> None:
@@ -160,6 +159,16 @@ class FaultProxy:
             os.close(request.connection.detach())
 
 
+def _forwarded(engine: str, path: str, body: bytes) -> tuple[int, str, bytes]:
+    place = urlsplit(engine)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=300)
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    found = (reply.status, reply.headers.get("Content-Type", ""), reply.read())
+    connection.close()
+    return found
+
+
 def _head(request: BaseHTTPRequestHandler, status: int, kind: str, headers: dict[str, str]) -> None:
     request.send_response(status)
     for name, value in {"Content-Type": kind, **headers}.items():
@@ -183,3 +192,39 @@ def no_choices(reply: bytes) -> bytes:
     if reply.startswith(b"data:"):
         return b'data: {"id": "1", "model": "m", "choices": []}\n\ndata: [DONE]\n\n'
     return json.dumps(json.loads(reply) | {"choices": []}).encode()
+
+
+def says(
+    message: dict[str, Any] | str,
+    *,
+    model: str = "tiny",
+    finish: str = "stop",
+    usage: tuple[int, int, int] | None = (20, 5, 4),
+    stream: bool = True,
+) -> tuple[int, str, bytes]:
+    """A reply as an endpoint sends it: text or a message's fields, and counts of prompt, cached and completion tokens."""
+    fields = {"content": message} if isinstance(message, str) else message
+    head = {"id": "chatcmpl-1", "created": 1, "model": model}
+    counts: dict[str, Any] = {}
+    if usage:
+        details = {"cached_tokens": usage[1]}
+        counts["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[2], "prompt_tokens_details": details}
+    if not stream:
+        choice = {"index": 0, "message": {"role": "assistant", **fields}, "finish_reason": finish}
+        return (
+            200,
+            "application/json",
+            json.dumps({**head, "object": "chat.completion", "choices": [choice], **counts}).encode(),
+        )
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    for key, value in fields.items():
+        if isinstance(value, str):
+            deltas += [{key: value[at : at + 5]} for at in range(0, len(value), 5)]
+        else:
+            deltas.append({key: [{"index": number, **call} for number, call in enumerate(value)]})
+    chunks = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    if usage:
+        chunks.append({**head, "choices": [], **counts})
+    lines = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
+    return 200, "text/event-stream", "".join([*lines, "data: [DONE]\n\n"]).encode()

@@ -2,8 +2,7 @@
 
 In: a Config. Out: a Model whose `reply` may be called from many threads: llama.cpp batches them, and each conversation keeps
 its slot, so only new tokens are read. Prompts are token ids from the one encoder, the same that training made. The adapter
-stays on for the life of the engine, since switching it between requests reuses wrong caches. Not here: writing GGUF (`_gguf`),
-tool calls.
+stays on for the life of the engine, since switching it between requests reuses wrong caches. Not here: writing GGUF (`_gguf`).
 """
 
 from __future__ import annotations
@@ -15,24 +14,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from duomem import weights
-from duomem.chat import encode, end_of_turn
+from duomem._chat_options import ChatOptions, check_style, tokenizer_of
+from duomem.chat import PLAIN, Style, encode, end_of_turn, read_answer
+from duomem.envs import ACT
 from duomem.errors import InfraError, MissingExtra, UsageError
 from duomem.models import ContextFull
 from duomem.models._gguf import WRITER, FileType, kept, write_adapter, write_base
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 
+Finish = Literal["stop", "length", "tool_calls"]
+PLAIN_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
+"""Temperature alone, as transformers does it; the engine's defaults cut the distribution."""
 
-class Config(BaseModel):
+
+class Config(ChatOptions):
     """Settings of a model in llama.cpp."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     path: str = "pocket"
     """The base: "pocket" (the model that ships with the package), a folder, or a hub name that is in the hub's cache."""
@@ -65,50 +68,55 @@ class Served:
 class LlamaCpp:
     """A loaded model. `reply` blocks; see `duomem.models.Model`."""
 
-    def __init__(self, server: Any, tokenizer: Any, context: int, slots: int, facts: dict[str, str]) -> None:
+    def __init__(
+        self, server: Any, tokenizer: Any, context: int, slots: int, facts: dict[str, str], style: Style = PLAIN
+    ) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.style = style
         self._server: Any = server
         self._slots = _Slots(slots)
         self._facts = facts
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
         started = time.perf_counter()
-        ids = encode(self.tokenizer, messages, generate=True).ids
+        offered = tuple(tool for tool in tools if tool != ACT)  # a text world's one tool is spoken in the layout's words
+        ids = encode(self.tokenizer, messages, generate=True, tools=offered, style=self.style).ids
         if len(ids) + sampling.max_tokens > self.context:
             raise ContextFull(f"{len(ids)} prompt tokens and {sampling.max_tokens} for an answer exceed {self.context}.")
         with self._slots.taken(ids) as slot:
-            done = self._ask(ids, sampling, slot)
+            done = self._ask(ids, sampling, slot, self._marks if offered else ())
         choice, usage = done["choices"][0], done["usage"]
+        whole = choice["finish_reason"] != "length"
+        said = read_answer(self.tokenizer, choice["text"], messages, tools=offered, style=self.style, whole=whole)
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         counts = Usage(len(ids), cached, usage["completion_tokens"])
-        return Reply(
-            Message.of("assistant", choice["text"]),
-            "length" if choice["finish_reason"] == "length" else "stop",
-            counts,
-            time.perf_counter() - started,
-        )
+        finish: Finish = "tool_calls" if said.tool_calls else "stop" if whole else "length"
+        return Reply(said, finish, counts, time.perf_counter() - started)
 
-    def _ask(self, ids: Sequence[int], sampling: Sampling, slot: int) -> dict[str, Any]:
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """Special tokens that may stand in an answer: some templates mark calls with them."""
+        ends = set(end_of_turn(self.tokenizer))
+        specials = zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
+        return tuple(str(text) for token, text in specials if token not in ends)
+
+    def _ask(self, ids: Sequence[int], sampling: Sampling, slot: int, marks: Sequence[str]) -> dict[str, Any]:
         server = self._server
         if server is None:
             raise InfraError("models/llamacpp: the engine has been closed.")
-        done: dict[str, Any] = server.handle_completions(
-            {
-                "prompt": list(ids),
-                "max_tokens": sampling.max_tokens,
-                "temperature": sampling.temperature,
-                "seed": sampling.seed,
-                "stop": list(sampling.stop),
-                "id_slot": slot,
-                "cache_prompt": True,
-                # Plain sampling, as transformers does it; the engine's defaults cut the distribution.
-                "top_k": 0,
-                "top_p": 1.0,
-                "min_p": 0.0,
-                "repeat_penalty": 1.0,
-            }
-        )
+        request = {
+            "prompt": list(ids),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop),
+            "id_slot": slot,
+            "cache_prompt": True,
+            "preserved_tokens": list(marks),
+            **PLAIN_SAMPLING,
+        }
+        done: dict[str, Any] = server.handle_completions(request)
         if "error" in done:
             raise InfraError(f"models/llamacpp: llama.cpp says: {done['error'].get('message', done['error'])}")
         return done
@@ -160,15 +168,15 @@ def counter(config: Config) -> Callable[[str], int]:
     """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
     from duomem.chat import count_tokens
 
-    return partial(count_tokens, weights.load_tokenizer(config.path, revision=config.revision))
+    return partial(count_tokens, tokenizer_of(config.path, config, revision=config.revision))
 
 
 def build(config: Config) -> LlamaCpp:
     """Load the model. Raises `MissingExtra`, `UsageError` for no such model, `MismatchError` for a wrong adapter, `DataError`
     for a base or adapter that cannot be written as GGUF."""
-    tokenizer = weights.load_tokenizer(config.path, revision=config.revision)
+    tokenizer = tokenizer_of(config.path, config, revision=config.revision)
     server, context, facts = _start(config, tokenizer)
-    return LlamaCpp(server, tokenizer, context, config.max_batch, facts)
+    return LlamaCpp(server, tokenizer, context, config.max_batch, facts, config.style)
 
 
 @contextmanager
@@ -178,7 +186,7 @@ def serve(config: Config | None = None, *, port: int = 0, api_key: str = "") -> 
     It answers /v1/chat/completions, /v1/completions, /v1/models and /health, with streaming. With `api_key` it asks for it.
     """
     config = config or Config()
-    tokenizer = weights.load_tokenizer(config.path, revision=config.revision)
+    tokenizer = tokenizer_of(config.path, config, revision=config.revision)
     server, _, facts = _start(config, tokenizer, port=port, api_key=api_key, listens=True)
     yield Served(f"{server.listening_address}/v1", facts["model"])
     del server
@@ -198,6 +206,8 @@ def _start(
     files = _files(config, tokenizer, facts)
     params = _params(xllamacpp, config, context, files)
     params.model_alias = {facts["model"]}
+    if config.chat_template:
+        params.chat_template = tokenizer.chat_template
     params.port = port
     # The engine always listens; one that is not to be asked over HTTP has a key that nobody knows.
     params.api_keys = [api_key] if api_key else [] if listens else [secrets.token_hex(32)]
@@ -239,7 +249,7 @@ def _files(config: Config, tokenizer: Any, facts: dict[str, str]) -> list[Path]:
         file = kept(folder, f"{key}-{config.weights}.gguf", partial(write_base, base, kind=config.weights, end=end))
     if not config.adapter:
         return [file]
-    weights.check_adapter(config.adapter, config.path, tokenizer, config.revision)
+    check_style(weights.check_adapter(config.adapter, config.path, tokenizer, config.revision), config, config.adapter)
     name = f"{key}-{facts['adapter_sha256'][:16]}-lora.gguf"
     return [file, kept(folder, name, partial(write_adapter, base, Path(config.adapter)))]
 
