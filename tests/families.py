@@ -100,6 +100,8 @@ def template(name: str) -> str:
     return found.read_text(encoding="utf-8")
 
 
-def tokenizer(family: str) -> Any:
+def tokenizer(family: str, vocabulary: int = 400) -> Any:
+    """With a larger vocabulary the template's own words are few tokens."""
     text, specials, eos, bos, added = FAMILIES[family]
-    return tiny_models.tokenizer_of(template(text), specials, eos, bos, added)
+    found = template(text)
+    return tiny_models.tokenizer_of(found, specials, eos, bos, added, vocabulary, found if vocabulary > 400 else "")

@@ -89,8 +89,12 @@ def tokenizer_of(
     bos: str | None,
     added: tuple[str, ...] = ("<think>", "</think>"),
     vocabulary: int = 400,
+    more: str = "",
 ) -> Any:
-    """The same with any template. `added` are tokens that are no special ones, as Qwen has them for thinking and tools."""
+    """The same with any template. `added` are tokens that are no special ones, as Qwen has them for thinking and tools.
+
+    `more` is text that the vocabulary is trained on too.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -104,7 +108,7 @@ def tokenizer_of(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator([TEXT] * 4, trainer)
+    raw.train_from_iterator([TEXT] * 4 + [more], trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=eos, bos_token=bos, pad_token=eos)
     made.add_special_tokens({"additional_special_tokens": specials})
     made.add_tokens(list(added))

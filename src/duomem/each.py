@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from sqlite3 import connect
 
 from duomem.plan import variants
@@ -17,6 +18,8 @@ from duomem.rundir import RunFolder, replace
 from duomem.talk import Done, Talk
 
 _SHARED = ("collect", "remember")
+WRITING = "writing.sqlite"
+"""Replies of a model that wrote memories (`duomem.remember`)."""
 
 
 def distill_each(run: RunFolder, talk: Talk, distill: Callable[[RunFolder, Talk], Done]) -> Done:
@@ -39,13 +42,21 @@ def share(source: RunFolder, target: RunFolder) -> None:
     if target.journal.exists() or not source.journal.exists():
         return
     steps = json.loads((source.root / "steps.json").read_text(encoding="utf-8"))
-    target.root.mkdir(parents=True, exist_ok=True)
-    draft = target.journal.with_name("draft.sqlite")
-    draft.unlink(missing_ok=True)
-    with closing(connect(source.journal)) as here, closing(connect(draft)) as there:
-        here.backup(there)
+    copy_database(source.root / WRITING, target.root / WRITING)
     if source.bank.is_file():
         shutil.copytree(source.bank.parent, target.bank.parent, dirs_exist_ok=True)
     shared = {verb: steps[verb] for verb in _SHARED if verb in steps}
     replace(target.root / "steps.json", json.dumps(shared, indent=1))
-    draft.rename(target.journal)  # last: with a journal it is taken to be whole
+    copy_database(source.journal, target.journal)  # last: with a journal it is taken to be whole
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A copy of an SQLite file as it stands, unless there is one already or nothing to copy."""
+    if target.exists() or not source.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    with closing(connect(source)) as here, closing(connect(draft)) as there:
+        here.backup(there)
+    draft.rename(target)

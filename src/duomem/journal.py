@@ -253,6 +253,11 @@ class Journal:
         rows = self._rows(f"SELECT task_id, attempt FROM episodes WHERE phase = ? AND stop IN ({_OUTCOMES})", phase)
         return {(row["task_id"], row["attempt"]) for row in rows}
 
+    def order(self, phase: str) -> list[tuple[str, int]]:
+        """Task ids and attempts in the order in which they began (the last try of each)."""
+        rows = self._rows("SELECT task_id, attempt FROM episodes WHERE phase = ? ORDER BY id", phase)
+        return list(dict.fromkeys((row["task_id"], row["attempt"]) for row in reversed(rows)))[::-1]
+
     def phases(self) -> list[str]:
         return [row["phase"] for row in self._rows("SELECT DISTINCT phase FROM episodes ORDER BY phase")]
 

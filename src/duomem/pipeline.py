@@ -90,6 +90,13 @@ def evaluate(run: RunFolder, talk: Talk = SILENT, *, data: Path | None = None, o
     return grid.evaluate(run, talk, data, out)
 
 
+def agree(run: RunFolder, talk: Talk = SILENT, *, share: float = 0.25, arms: Sequence[str] = ()) -> Done:
+    """Agreement with held-out episodes of the log; needs no environment."""
+    from duomem.agreement import evaluate_log
+
+    return evaluate_log(run, talk, remember=remember, tune=tune, share=share, arms=arms)
+
+
 def report(run: RunFolder, talk: Talk = SILENT) -> Done:
     """report.json, report.md and report.html of the run's evaluation."""
     from duomem import grid

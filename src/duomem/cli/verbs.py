@@ -89,6 +89,10 @@ def evaluate(
     n: Annotated[int | None, typer.Option("--n", help="How many games, in place of evaluate.games; 0: all.", min=0)] = None,
     arms: Annotated[str, typer.Option(help="Arms, separated by commas, in place of evaluate.arms.")] = "",
     out: Annotated[Path | None, typer.Option(help="A folder for this evaluation and its report.", metavar="DIR")] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Ask about the latest recorded episodes instead of playing: no environment is needed.")
+    ] = False,
+    share: Annotated[float, typer.Option(help="With --log: the part of the episodes, the latest, that is asked.")] = 0.25,
     dry_run: DryRun = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
@@ -102,6 +106,8 @@ def evaluate(
       duomem evaluate runs/mine
 
       duomem evaluate runs/mine --data "$ALFWORLD_DATA" --split valid_unseen --out runs/mine/official
+
+      duomem evaluate runs/mine --log
     """
     overrides = [*(sets or ()), *limits(max_cost, max_tokens)]
     overrides += [f'evaluate.split="{split}"'] if split else []
@@ -109,6 +115,9 @@ def evaluate(
     overrides += [f"evaluate.arms={[arm.strip() for arm in arms.split(',')]}"] if arms else []
     if dry_run:
         return _plan(run, config, overrides)
+    if log:
+        chosen = [arm.strip() for arm in arms.split(",")] if arms else ()
+        return _verb("agree", run, config, [*(sets or ()), *limits(max_cost, max_tokens)], share=share, arms=chosen)
     _verb("evaluate", run, config, overrides, data=data, out=out)
 
 
