@@ -60,7 +60,7 @@ def _get(body: Body, name: str) -> Any:
 def _kind(body: Body) -> str:
     if isinstance(body.get("observations"), list):
         return "trace"
-    if body.get("type") in _TYPES and _get(body, "trace_id") is not None:
+    if str(body.get("type")) in _TYPES and _get(body, "trace_id") is not None:
         return "observation"
     if "name" in body and ("value" in body or _get(body, "string_value") is not None) and _get(body, "data_type") is not None:
         return "score"

@@ -32,16 +32,32 @@ def read(rows: Iterable[Row | Bad]) -> Iterator[Record | Bad]:
 
 
 def _without_nulls(row: Row | Bad) -> Row | Bad:
-    """A table has every column in every row; an absent field is null there."""
+    """A table has every column in every row; an absent field is null there, and JSON columns are texts."""
     if isinstance(row, Bad):
         return row
-    return Row({key: value for key, value in row.body.items() if value is not None}, row.place)
+    body = {key: value for key, value in row.body.items() if value is not None}
+    for name in {"messages", "prompt", "completion"} & set(body):
+        if isinstance(body[name], list):
+            body[name] = [_with_objects(message) for message in body[name]]
+    return Row(body, row.place)
+
+
+def _with_objects(message: Any) -> Any:
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_decoded(call) if _has_arguments(call) else call for call in calls]}
+
+
+def _has_arguments(call: Any) -> bool:
+    return isinstance(call, dict) and isinstance(call.get("function"), dict) and "arguments" in call["function"]
 
 
 def write(trajectories: Sequence[Trajectory], path: Path, layout: Layout, bare: bool) -> int:
     """One row an episode."""
     try:
         from datasets import Dataset, Features, Value
+        from pyarrow.parquet import write_table  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtra("datasets", "train") from error
     rows = [_flat(openai.record(trajectory, layout, bare)) for trajectory in trajectories]
@@ -49,7 +65,7 @@ def write(trajectories: Sequence[Trajectory], path: Path, layout: Layout, bare: 
     columns: dict[str, Any] = {"messages": [_columns(keys)]}
     columns |= {name: Value("string") for name in ("tools", "metadata") if any(name in row for row in rows)}
     full = [{name: row.get(name) for name in columns} for row in rows]
-    Dataset.from_list(full, features=Features(columns)).to_parquet(path)
+    write_table(Dataset.from_list(full, features=Features(columns)).data.table, path)
     return len(rows)
 
 
