@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from duomem.types import Message  # noqa: E402
 from duomem.wire import Api  # noqa: E402
 from recorded_world import KEY, Endpoint, World, body_of, serving, until, world  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 APIS: tuple[Api, ...] = ("chat", "responses", "messages")
 USER = (Message.of("user", "Which way to the café?"),)
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -385,6 +388,32 @@ def test_the_command_records_and_survives_being_killed(tmp_path: Path) -> None:
     assert listed["usable"] == 1
     shown = duomem("episodes", run, "a")
     assert "the recorder ended before the reply did" in shown.stdout
+
+
+def test_the_page_on_recording_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of docs/record.md is run in its order, with the small endpoint in the place of the paid one."""
+    blocks = re.findall(r"```(sh|python|toml)\n(.*?)```", (ROOT / "docs/record.md").read_text(), re.S)
+    kinds = [kind for kind, _ in blocks]
+    assert kinds == ["sh", "python", "sh", "toml"]
+    (tmp_path / "mine.toml").write_text(blocks[3][1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint = Endpoint()
+    with serving(endpoint) as upstream:
+        words = shlex.split(blocks[0][1])
+        assert words[:4] == ["duomem", "record", "--upstream", "https://api.openai.com/v1"]
+        child = Child(Path(words[words.index("--run") + 1]), upstream + "/v1")
+        exec(blocks[1][1].replace("http://127.0.0.1:4141", child.url), {})
+        for line in blocks[2][1].splitlines():
+            done = duomem(*shlex.split(line)[1:])
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+        child.process.send_signal(signal.SIGINT)
+        out, err = child.process.communicate(timeout=30)
+    assert child.process.returncode == 0, err
+    (row,) = json.loads(out)["episodes"]
+    assert (row["episode"], row["turns"], row["outcome"], row["usable"]) == ("booking-1", 2, "won", True)
+    steps = json.loads((tmp_path / "runs/mine/steps.json").read_text())
+    assert steps["remember"]["result"]["memories"] == 1
 
 
 # Episodes, tasks, outcomes over HTTP.
