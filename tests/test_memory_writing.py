@@ -376,3 +376,31 @@ def test_a_scripted_model_may_write_too() -> None:
     (memory,) = written(model)  # type: ignore[arg-type]
     assert memory.provenance.written_by == "model:scripted@1"
     assert json.dumps(memory.text)
+
+
+def test_a_real_model_writes_or_is_refused_and_every_question_is_accounted_for(tmp_path: Path) -> None:
+    """The pocket model has not learned to write, and may one day; whatever it says is a memory of its own or a refusal."""
+    pytest.importorskip("transformers", reason="the extra 'train' is not installed")
+    from duomem import weights
+    from duomem.errors import DuomemError
+    from duomem.models import hf
+
+    try:
+        weights.resolve("pocket")
+    except DuomemError as error:
+        pytest.skip(f"no pocket model here: {error}")
+    model = hf.build(hf.Config(path="pocket", threads=1))
+    used = strategy(writer="student", writer_prompts="pocket", writer_tokens=48)
+    runs = [played(goal=goal, task=f"train/{number}") for number, goal in enumerate((GOAL, "put two mug in drawer."))]
+    try:
+        with Paid(model, tmp_path / "writing.sqlite") as paid:
+            edits = [edit for run in runs for edit in used.write(run, EMPTY, paid)]
+            assert paid.spent.calls == len(runs)
+            assert paid.spent.usage.completion > 0
+    finally:
+        model.close()
+    assert len(edits) + len(used.refusals) == len(runs)
+    for edit in edits:
+        assert edit.memory is not None
+        assert edit.memory.provenance.written_by.startswith("model:")
+        assert edit.memory.text.splitlines()[0] in {run.goal for run in runs}

@@ -1,8 +1,8 @@
 """The bank: memories, their journal of edits and their vectors in one SQLite file; opens views that search one version.
 
 In: edits, and queries as text. Out: versions, and `View`s (the `BankView` of a strategy) that stay as they are whatever is
-written later. A batch of edits is one transaction (WAL, synchronous=FULL) and one version; nothing is deleted but by `erase`, so
-every version can be seen and returned to. It decides neither what a memory says nor when it is shown.
+written later. A batch of edits is one transaction (WAL, synchronous=FULL) and one version; nothing is deleted but by `erase`,
+so every version can be seen and returned to. It decides neither what a memory says nor when it is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from duomem import _bank_schema as schema
-from duomem._bank_file import REBUILD, Entry, Pins, entries
+from duomem._bank_file import REBUILD, Pins, entries
+from duomem._bank_file import Entry as Entry
 from duomem._bank_file import history as history
 from duomem._bank_file import pins as pins
 from duomem._bank_rows import Rows, blob_of
