@@ -2,8 +2,8 @@
 
 In: a run whose journal holds recorded (or played) episodes. Out: for each arm the agreement of its next action or tool call
 with that of successful episodes it has not seen, with intervals, in RUN/log/agreement.json. Episodes are split by time:
-memories and adapter are made from the earlier ones, in RUN/log, and the later ones are asked. No environment is opened. Agreement is no
-success: another action may be as good. Not here: success itself (`duomem.evaluate`).
+memories and adapter are made from the earlier ones, in RUN/log, and the later ones are asked. No environment is opened.
+Agreement is no success: another action may be as good. Not here: success itself (`duomem.evaluate`).
 """
 
 from __future__ import annotations
