@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -388,6 +389,46 @@ def test_the_command_records_and_survives_being_killed(tmp_path: Path) -> None:
     assert listed["usable"] == 1
     shown = duomem("episodes", run, "a")
     assert "the recorder ended before the reply did" in shown.stdout
+
+
+def ask_until_it_dies(url: str, worker: int, got: list[str]) -> None:
+    """Keep the ids of the replies that came whole; every second one is a stream."""
+    for number in range(1000):
+        task = (Message.of("user", f"task {worker}-{number}"),)
+        assembler = wire.assembler("chat")
+        try:
+            if number % 2:
+                got.append(post(url, "chat", body_of("chat", task)).json()["id"])
+                continue
+            with httpx.stream("POST", url + "/v1/chat/completions", json=body_of("chat", task, stream=True)) as reply:
+                for chunk in reply.iter_raw():
+                    assembler.feed(chunk)
+        except httpx.HTTPError:
+            return
+        finally:
+            if assembler.whole:
+                got.append(assembler.body()["id"])
+
+
+def test_what_an_agent_has_got_is_on_disk_however_the_recorder_ends(tmp_path: Path) -> None:
+    got: list[str] = []
+    dice = random.Random(5)
+    with serving(Endpoint()) as upstream, ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            child = Child(tmp_path, upstream + "/v1")
+            work = [pool.submit(ask_until_it_dies, child.url, worker, got) for worker in range(4)]
+            time.sleep(dice.uniform(0.2, 0.6))
+            child.process.kill()
+            child.process.wait()
+            for each in work:
+                each.result(30)
+    with RecordStore.open(tmp_path / FILE, "record") as store:
+        exchanges = [each for name in store.episodes() for each in store.exchanges(name)]
+    whole = [each.answer.id for each in exchanges if each.state == "whole" and each.answer]
+    assert len(got) > 10
+    assert set(got) <= set(whole), "a reply was handed back that is not on disk"
+    assert len(whole) == len(set(whole))
+    assert len(exchanges) - len(got) <= 3 * 4, "more is cut than was under way"
 
 
 def test_the_page_on_recording_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

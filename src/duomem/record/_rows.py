@@ -97,9 +97,19 @@ class Outcome:
     at: float
 
 
-def exchange(row: sqlite3.Row, items: Callable[[Sequence[str]], Mapping[str, str]]) -> Exchange:
-    hashes = json.loads(row["messages"])
-    found = items([*hashes, row["tools"]])
+def exchanges(rows: Sequence[sqlite3.Row], items: Callable[[Sequence[str]], Mapping[str, str]]) -> list[Exchange]:
+    """Rows of one episode as exchanges; what they have in common is read once."""
+    hashes = [json.loads(row["messages"]) for row in rows]
+    found = items([*(each for row in hashes for each in row), *(row["tools"] for row in rows)])
+    messages = {each: load(Message, found[each]) for each in dict.fromkeys(each for row in hashes for each in row)}
+    tools = {row["tools"]: load(tuple[Tool, ...], found[row["tools"]]) for row in rows}
+    return [
+        _exchange(row, tuple(messages[each] for each in said), tools[row["tools"]])
+        for row, said in zip(rows, hashes, strict=True)
+    ]
+
+
+def _exchange(row: sqlite3.Row, messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> Exchange:
     return Exchange(
         id=row["id"],
         episode=row["episode"],
@@ -107,9 +117,9 @@ def exchange(row: sqlite3.Row, items: Callable[[Sequence[str]], Mapping[str, str
         api=row["api"],
         model=row["model"],
         started=row["started"],
-        messages=tuple(load(Message, found[each]) for each in hashes),
+        messages=messages,
         fresh=row["fresh"],
-        tools=load(tuple[Tool, ...], found[row["tools"]]),
+        tools=tools,
         before=row["before"],
         task=row["task"],
         parent=row["parent"],

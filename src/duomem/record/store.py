@@ -18,7 +18,7 @@ from duomem._commits import Commits
 from duomem._journal_file import claim, store_error
 from duomem.errors import DataError, StoreError, UsageError
 from duomem.record import _links, _tables
-from duomem.record._rows import Begun, Ended, Exchange, Outcome, exchange
+from duomem.record._rows import Begun, Ended, Exchange, Outcome, exchanges
 from duomem.types import dump
 
 FILE = "record.sqlite"
@@ -176,7 +176,7 @@ class RecordStore:
     def exchanges(self, episode: str) -> list[Exchange]:
         """The exchanges of an episode, in the order in which they began."""
         rows = self._commits.rows("SELECT * FROM exchanges WHERE episode = ? ORDER BY id", episode)
-        return [exchange(row, self._items) for row in rows]
+        return exchanges(rows, self._items)
 
     def bodies(self, number: int) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Request and reply of an exchange as JSON, redacted; None where there is none."""

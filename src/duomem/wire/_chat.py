@@ -89,6 +89,11 @@ def _written(message: Message) -> dict[str, Any]:
     return body
 
 
+def _reply(message: Message) -> dict[str, Any]:
+    """A reply's content is one text, not a list of parts."""
+    return {**_written(message), "content": message.text or (None if message.tool_calls else "")}
+
+
 def _written_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
@@ -111,7 +116,7 @@ def read_answer(body: Body) -> Answer:
 
 def write_answer(answer: Answer) -> dict[str, Any]:
     choices = [
-        {"index": index, "message": _written(reply.message), "finish_reason": _finish(answer, index), "logprobs": None}
+        {"index": index, "message": _reply(reply.message), "finish_reason": _finish(answer, index), "logprobs": None}
         for index, reply in enumerate(answer.replies)
     ]
     return _head(answer, "chat.completion") | {"choices": choices, "usage": _usage(answer)}
@@ -138,7 +143,7 @@ def _usage(answer: Answer) -> dict[str, Any]:
 def write_stream(answer: Answer) -> Iterator[bytes]:
     head = _head(answer, "chat.completion.chunk")
     for index, reply in enumerate(answer.replies):
-        delta = _written(reply.message)
+        delta = _reply(reply.message)
         calls = delta.pop("tool_calls", ())
         yield event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
         for position, call in enumerate(calls):
