@@ -23,6 +23,7 @@ import numpy as np
 
 from _common import arguments, data_root, report
 from duomem.bank import Bank
+from duomem.bankwords import Retrieval, Words, fused, require
 from duomem.embed import Embedder, Vectors, build, embedder_names
 from duomem.errors import MissingExtra
 from duomem.games.rooms import ROOMS
@@ -32,6 +33,13 @@ from duomem.vectors import Index, best, quantise
 ROWS, DIM, K, QUERIES, ROUNDS = 10_000, 384, 5, 1_000, 5
 MEMORIES, KEYS = 3000, 900
 """3,000 training games of ALFWorld have about 900 different goals."""
+RANKINGS: list[tuple[str, str, Retrieval]] = [
+    *((name, name, "dense") for name in embedder_names()),
+    ("bm25", "lexical", "bm25"),
+    ("lexical + bm25", "lexical", "hybrid"),
+    ("minilm + bm25", "minilm", "hybrid"),
+]
+"""Label, embedder and retrieval of each row of the tables."""
 _GOAL = re.compile(r'Your task is to: ([^"\\]*)')
 
 
@@ -158,16 +166,28 @@ def goals(root: Path, split: str, barred: Iterable[int] = (), *, people: bool = 
     return found
 
 
-def accuracy(bank: Sequence[Goal], queries: Sequence[Goal], embedder: Embedder, size: int, seeds: int) -> dict[str, float]:
+def accuracy(
+    bank: Sequence[Goal],
+    queries: Sequence[Goal],
+    embedder: Embedder,
+    size: int,
+    seeds: int,
+    retrieval: Retrieval = "dense",
+) -> dict[str, float]:
     """Shares of queries whose nearest of `size` sampled memories has the right type, object, both, target; and could have."""
     asked = quantise(embedder.embed([goal.text for goal in queries]))
     counts = np.zeros(5)
     for seed in range(seeds):
         sample = random.Random(seed).sample(range(len(bank)), min(size, len(bank)))
         index = Index(quantise(embedder.embed([bank[row].text for row in sample])))
+        words = Words([bank[row].text for row in sample]) if retrieval != "dense" else None
         there = {(bank[row].kind, bank[row].object) for row in sample}
         for goal, code in zip(queries, asked, strict=True):
-            top = bank[sample[int(best(index.cosines(code), 1)[0])]]
+            scores = index.cosines(code)
+            if words:
+                counted = words.scores(goal.text)
+                scores = counted if retrieval == "bm25" else fused(scores, counted)
+            top = bank[sample[int(best(scores, 1)[0])]]
             kind, thing = top.kind == goal.kind, top.object == goal.object
             counts += kind, thing, kind and thing, top.target == goal.target, (goal.kind, goal.object) in there
     return dict(zip(("type", "object", "both", "target", "possible"), counts / (seeds * len(queries)), strict=True))
@@ -181,16 +201,17 @@ def tables() -> None:
             queries = goals(seen, "valid_seen", people=people)
             print(f"{title} ({len(queries)} queries)\n")
             print("| embedder | memories | type | object | both | target | both possible |\n|---|---|---|---|---|---|---|")
-            for name in embedder_names():
+            for label, name, retrieval in RANKINGS:
                 try:
                     embedder = build(name)
+                    require(retrieval)
                 except MissingExtra as error:
-                    print(f"| {name} | {error} | | | | | |")
+                    print(f"| {label} | {error} | | | | | |")
                     continue
                 for size, seeds in ((48, 20), (400, 6), (3000, 1)):
-                    shares = accuracy(bank, queries, embedder, size, seeds)
+                    shares = accuracy(bank, queries, embedder, size, seeds, retrieval)
                     print(
-                        f"| {name} | {size} | " + " | ".join(f"{100 * share:.1f}" for share in shares.values()) + " |",
+                        f"| {label} | {size} | " + " | ".join(f"{100 * share:.1f}" for share in shares.values()) + " |",
                         flush=True,
                     )
             print()
