@@ -97,6 +97,13 @@ def agree(run: RunFolder, talk: Talk = SILENT, *, share: float = 0.25, arms: Seq
     return evaluate_log(run, talk, remember=remember, tune=tune, share=share, arms=arms)
 
 
+def command(run: RunFolder, talk: Talk = SILENT, *, line: str, tasks: Path | None, arms: Sequence[str] = ()) -> Done:
+    """The user's own agent, once per task and arm."""
+    from duomem.own_agent import Order, evaluate_command
+
+    return evaluate_command(run, talk, order=Order.of(line, tasks), arms=arms)
+
+
 def report(run: RunFolder, talk: Talk = SILENT) -> Done:
     """report.json, report.md and report.html of the run's evaluation."""
     from duomem import grid

@@ -93,6 +93,10 @@ def evaluate(
         bool, typer.Option("--log", help="Ask about the latest recorded episodes instead of playing: no environment is needed.")
     ] = False,
     share: Annotated[float, typer.Option(help="With --log: the part of the episodes, the latest, that is asked.")] = 0.25,
+    command: Annotated[
+        str, typer.Option(help="Run your own agent instead, once per task and arm; {task} stands for the task.", metavar="LINE")
+    ] = "",
+    tasks: Annotated[Path | None, typer.Option(help="With --command: a text file, one task a line.", metavar="FILE")] = None,
     dry_run: DryRun = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
@@ -108,6 +112,8 @@ def evaluate(
       duomem evaluate runs/mine --data "$ALFWORLD_DATA" --split valid_unseen --out runs/mine/official
 
       duomem evaluate runs/mine --log
+
+      duomem evaluate runs/mine --command "python agent.py {task}" --tasks tasks.txt
     """
     overrides = [*(sets or ()), *limits(max_cost, max_tokens)]
     overrides += [f'evaluate.split="{split}"'] if split else []
@@ -115,9 +121,12 @@ def evaluate(
     overrides += [f"evaluate.arms={[arm.strip() for arm in arms.split(',')]}"] if arms else []
     if dry_run:
         return _plan(run, config, overrides)
+    chosen = [arm.strip() for arm in arms.split(",")] if arms else []
+    paid = [*(sets or ()), *limits(max_cost, max_tokens)]
     if log:
-        chosen = [arm.strip() for arm in arms.split(",")] if arms else ()
-        return _verb("agree", run, config, [*(sets or ()), *limits(max_cost, max_tokens)], share=share, arms=chosen)
+        return _verb("agree", run, config, paid, share=share, arms=chosen)
+    if command:
+        return _verb("command", run, config, paid, line=command, tasks=tasks or Path("no tasks"), arms=chosen)
     _verb("evaluate", run, config, overrides, data=data, out=out)
 
 
