@@ -12,15 +12,16 @@ import pytest
 
 import duomem.models
 import tiny_models
-from duomem import examples, prompts
+from duomem import embed, examples, prompts
+from duomem.bank import Bank
 from duomem.envs import ACT, Env, household, python, tools
 from duomem.envs._office import KINDS, TOOLS
 from duomem.errors import DataError, UsageError
 from duomem.logs._episode import Options
 from duomem.logs._export import export_logs
 from duomem.logs._import import import_logs
-from duomem.pipeline import collect, successes
-from duomem.rundir import open_run
+from duomem.pipeline import collect, remember, successes
+from duomem.rundir import RunFolder, open_run
 from duomem.types import ToolCall
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +38,9 @@ tasks = 8
 [student]
 model = "scripted"
 layout = "tools"
+
+[memory]
+embedder = "lexical"
 
 [rollout]
 max_steps = 8
@@ -201,6 +205,11 @@ def test_every_call_is_checked_by_its_schema() -> None:
     assert not office.won
 
 
+def bank_texts(run: RunFolder) -> list[str]:
+    with Bank.open(run.bank, embed.build("lexical"), prompts.load_layout("tools").hash) as bank:
+        return [memory.text for memory in bank.view().memories()]
+
+
 def test_tool_calls_from_playing_to_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clerk wins every kind of task; its calls are learned, tools stand in the prompt; out and in again nothing is lost."""
     monkeypatch.setattr(duomem.models, "__path__", [*duomem.models.__path__, str(TOY / "models")])
@@ -224,6 +233,9 @@ def test_tool_calls_from_playing_to_training(tmp_path: Path, monkeypatch: pytest
             assert turn.call.name in learned
             assert json.dumps(json.loads(turn.call.arguments)) in learned
             assert turn.observation.splitlines()[0] not in learned or turn.observation in learned
+    assert remember(run).data["memories"] == len(KINDS) * 2
+    memory = next(each for each in bank_texts(run) if each.startswith("book"))
+    assert memory.splitlines()[1:] == ["1. list_mails", "2. read_mail: number", "3. add_event: day, hour, title"]
     export_logs(run, tmp_path / "log.jsonl", "openai")
     other = open_run(tmp_path / "other", tmp_path / "office.toml")
     import_logs(other, [tmp_path / "log.jsonl"], Options("Apache-2.0"))

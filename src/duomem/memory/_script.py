@@ -7,6 +7,7 @@ step, one that names only places is the way there. No verb, task type or templat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +143,29 @@ def transcript(found: Sequence[Event], words: int) -> str:
         shown += [*way.values(), step]
         previous = position
     return "\n".join(line for event in shown for line in (f"> {event.command}", cut(event.observation, words)))
+
+
+def calls_script(trajectory: Trajectory) -> str:
+    """The goal, then a numbered line for each tool call with the names of its arguments: their values belong to this one task.
+    Repeats of a line are told once; empty where no tool was called.
+    """
+    steps: list[str] = []
+    for turn in trajectory.turns:
+        for call in turn.reply.message.tool_calls if turn.valid else ():
+            step = ": ".join(part for part in (call.name, ", ".join(_names(call.arguments))) if part)
+            if steps[-1:] != [step]:
+                steps.append(step)
+    numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
+    return "\n".join([trajectory.goal.strip(), *numbered]) if numbered else ""
+
+
+def _names(arguments: str) -> list[str]:
+    """The names of a call's arguments; none where they are no JSON object."""
+    try:
+        found = json.loads(arguments)
+    except ValueError:
+        return []
+    return list(found) if isinstance(found, dict) else []
 
 
 def plain_transcript(turns: Sequence[Turn], words: int) -> str:

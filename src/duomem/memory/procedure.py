@@ -19,7 +19,7 @@ from duomem.memory._common import Counter, Tally, count_tokens, provenance
 from duomem.memory._compose import LESSON, Composer, reason
 from duomem.memory._keys import Key, key_of
 from duomem.memory._prompts import load_prompts
-from duomem.memory._script import RULES, events, script, transcript
+from duomem.memory._script import RULES, calls_script, events, plain_transcript, script, transcript
 from duomem.memory._show import Shower
 from duomem.models import Model
 from duomem.types import BankEdit, Budget, EpisodeView, Memory, MemoryId, Outcome, Recall, Trajectory, digest
@@ -141,12 +141,12 @@ class Procedure:
 
     def _text(self, trajectory: Trajectory) -> str:
         found = events(trajectory)
-        if not any(event.object for event in found):
-            return ""
-        lines = script(trajectory.goal, found)
-        if self._config.build == "script":
+        acted = any(event.object for event in found)
+        lines = script(trajectory.goal, found) if acted else calls_script(trajectory)
+        if self._config.build == "script" or not lines:
             return lines
-        shown = transcript(found, self._config.observation_words)
+        words = self._config.observation_words
+        shown = transcript(found, words) if acted else plain_transcript(trajectory.turns, words)
         return f"{lines if self._config.build == 'both' else trajectory.goal.strip()}\n{shown}"
 
     def recall(self, view: EpisodeView, bank: BankView, budget: Budget) -> Recall:

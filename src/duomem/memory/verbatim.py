@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from duomem.memory import BankView
 from duomem.memory._common import Counter, count_tokens, provenance, recall
+from duomem.memory._prompts import command_of
 from duomem.models import Model
 from duomem.types import BankEdit, Budget, EpisodeView, Memory, MemoryId, Outcome, Recall, Trajectory
 
@@ -37,7 +38,9 @@ class Verbatim:
             return []
         lines = [trajectory.goal.strip()]
         for turn in trajectory.turns:
-            spoken = f"{turn.reply.message.text.strip()}\n{turn.observation.strip()}"
+            called = command_of(turn) if turn.reply.message.tool_calls else ""
+            said = "\n".join(part for part in (turn.reply.message.text.strip(), called) if part)
+            spoken = f"{said}\n{turn.observation.strip()}"
             if self._count("\n".join([*lines, spoken])) > self._config.tokens:
                 break
             lines.append(spoken)
