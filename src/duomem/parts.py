@@ -114,7 +114,12 @@ def trainable(settings: Settings) -> str:
 
 def base_hash(settings: Settings) -> str:
     """Of the student's weights, where they are files of this machine; a hub name and its revision stand for themselves."""
-    base = str(settings.options("student").get("path") or "")
+    return weights_hash(settings.options("student"))
+
+
+def weights_hash(options: dict[str, Any]) -> str:
+    """Of the weights that a model's own options name by `path`; empty for a model without files on this machine."""
+    base = str(options.get("path") or "")
     return weights.base_hash(base) if base and Path(weights.resolve(base)).is_dir() else ""
 
 

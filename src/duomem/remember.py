@@ -17,7 +17,7 @@ from typing import Any
 
 from duomem import embed, parts
 from duomem.bank import Bank, history
-from duomem.config import MemoryTable
+from duomem.config import MemoryTable, Settings
 from duomem.curate import by_hand
 from duomem.errors import DataError, Incomplete, InfraError, UsageError
 from duomem.journal import Journal
@@ -185,21 +185,27 @@ def reasons(refused: Sequence[Refusal]) -> dict[str, int]:
 
 def writer(run: RunFolder, loaded: parts.Parts) -> Model | None:
     """The model that the config has write; None for rules. Raises `UsageError` for one that cannot write."""
-    settings = run.settings
-    options = settings.options("memory")
-    who = options.get("writer", "rules")
-    if who == "rules":
+    if run.settings.options("memory").get("writer", "rules") == "rules":
         return None
-    named = {"teacher": settings.teacher.model, "student": settings.student.model}
-    own = dict(options.get("writer_model", {}))
-    name = named.get(who) or str(own.pop("model"))
-    model = loaded.model(name, settings.options(who) if who in named else own, "writer")
+    name, own = _writer_of(run.settings)
+    model = loaded.model(name, own, "writer")
     if not getattr(model, "writes", True):
+        who = run.settings.options("memory")["writer"]
         raise UsageError(
             f"memory.writer = {who!r} is the model {name!r}, which plays by rules and cannot write. "
             "Take a language model, or let rules write: memory.writer=rules."
         )
     return model
+
+
+def _writer_of(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """The component that writes, and its own options."""
+    options = settings.options("memory")
+    who = str(options["writer"])
+    if who in ("teacher", "student"):
+        return str(getattr(settings, who).model), settings.options(who)
+    own = dict(options["writer_model"])
+    return str(own.pop("model")), own
 
 
 @contextmanager
@@ -214,9 +220,9 @@ def _how(run: RunFolder, table: MemoryTable, revision: str, layout: str) -> list
     settings = run.settings
     options = settings.options("memory")
     how: list[Any] = [table.name, options, revision, layout]
-    if options.get("writer") in ("teacher", "student"):
-        who = str(options["writer"])
-        how.append([getattr(settings, who).model, settings.options(who)])
+    if options.get("writer", "rules") != "rules":
+        name, own = _writer_of(settings)
+        how.append([name, own, parts.weights_hash(own)])
     if table.merge:
         how.append(["merge", table.merge])
     if table.practice:
