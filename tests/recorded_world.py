@@ -134,10 +134,10 @@ async def _send(
 
 
 @contextlib.contextmanager
-def serving(app: Any, lifespan: str = "off") -> Iterator[str]:
+def serving(app: Any) -> Iterator[str]:
     """Serve an application on a free port of this machine; its base URL."""
     listener = recorder.bind("127.0.0.1", 0)
-    config = uvicorn.Config(app, http="h11", lifespan=lifespan, log_level="critical", timeout_graceful_shutdown=2)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http="h11", lifespan="off", log_level="critical", timeout_graceful_shutdown=2)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -197,8 +197,7 @@ def world(
     with serving(endpoint) as upstream, RecordStore.open(run / FILE, "record") as store:
         endpoint.url = upstream
         proxy = Proxy(store, Redactor(redact), Options(upstream, locator(task), **options))
-        app = recorder.application(proxy, service or recorder.Service())
-        with serving(app, "on") as url:
+        with recorder.running(proxy, service) as url:
             yield World(url, endpoint, store, proxy, run)
 
 

@@ -23,7 +23,7 @@ from duomem.record.proxy import Options, Proxy  # noqa: E402
 from duomem.record.redact import Redactor  # noqa: E402
 from duomem.record.store import FILE, RecordStore  # noqa: E402
 from duomem.record.trajectories import trajectories  # noqa: E402
-from recorded_world import KEY, World, serving, world  # noqa: E402
+from recorded_world import KEY, World, world  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_an_agent_on_the_local_engine_is_recorded_with_its_usage(tmp_path: Path)
     config = llamacpp.Config(threads=1, max_batch=1, folder=str(tmp_path / "gguf"))
     with llamacpp.serve(config, api_key=KEY) as engine, RecordStore.open(tmp_path / FILE, "record") as store:
         proxy = Proxy(store, Redactor(), Options(engine.url, locator()))
-        with serving(recorder.application(proxy, recorder.Service()), "on") as url:
+        with recorder.running(proxy) as url:
             asker = agent(models.OpenAIChatModel, f"{url}/v1", engine.model)
             few = {"max_tokens": 12, "temperature": 0.0}
             first = asker.run_sync("You are in a room. Put the mug in the sink.", model_settings=few)

@@ -72,6 +72,8 @@ async def read_call(scope: Scope, receive: Receive, limit: int) -> Call | None:
         if len(body) > limit:
             raise TooLarge(f"The request has more than {limit} bytes. Record with a larger --max-body.")
     path = scope.get("raw_path", b"").partition(b"?")[0].decode("ascii", "replace") or scope["path"]
+    if not path.startswith("/"):
+        raise UsageError(f"The request is for {path[:80]!r}, which is no path. The recorder is a base URL, not an HTTP proxy.")
     in_url = PREFIX.fullmatch(path)
     path = in_url[2] if in_url else path
     query = scope.get("query_string", b"").decode("latin-1")

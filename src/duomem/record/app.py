@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import hmac
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from duomem.errors import DataError, DuomemError, MissingExtra, UsageError
+from duomem.errors import DataError, DuomemError, InfraError, MissingExtra, UsageError
 from duomem.record import episodes
 from duomem.record._http import Receive, Scope, Send, episode_name, refuse
 from duomem.record.episodes import Episode
 from duomem.record.proxy import LOOPBACK, Proxy
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -74,6 +77,9 @@ def application(proxy: Proxy, service: Service) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "episodes": len(await asyncio.to_thread(proxy.store.episodes))})
 
+    async def unknown(request: Request) -> Response:
+        return JSONResponse({"error": "The recorder has POST /duomem/outcome and GET /duomem/health."}, 404)
+
     async def outcome(request: Request) -> Response:
         if not request.headers.get("content-type", "").startswith("application/json"):
             return JSONResponse({"error": "Send JSON, with content-type application/json."}, 415)
@@ -102,6 +108,7 @@ def application(proxy: Proxy, service: Service) -> Starlette:
         Route("/duomem/health", health),
         Route("/duomem/outcome", outcome, methods=["POST"]),
         Route("/e/{episode}/duomem/outcome", outcome, methods=["POST"]),
+        Route("/duomem/{rest:path}", unknown, methods=["GET", "POST", "PUT", "DELETE"]),
         Mount("/", app=proxy),
     ]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(_Guard, key=service.key)])
@@ -179,12 +186,34 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(proxy: Proxy, service: Service, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; requests under way get ten seconds to end."""
+    _server(application(proxy, service)).run(sockets=[listener])
+
+
+@contextmanager
+def running(proxy: Proxy, service: Service | None = None) -> Iterator[str]:
+    """The recorder on a free port of this machine, in a thread of its own, until the block ends; gives its URL."""
+    server = _server(application(proxy, service or Service()))
+    with bind("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="recorder", daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                if not thread.is_alive():
+                    raise InfraError("The recorder could not start in this process.")
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: Starlette) -> uvicorn.Server:
     try:
         import uvicorn
     except ImportError as error:
         raise MissingExtra("uvicorn", "record") from error
     config = uvicorn.Config(
-        application(proxy, service),
+        app,
         http="h11",
         ws="none",
         lifespan="on",
@@ -195,4 +224,4 @@ def serve(proxy: Proxy, service: Service, listener: socket.socket) -> None:
         timeout_keep_alive=120,
         timeout_graceful_shutdown=10,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

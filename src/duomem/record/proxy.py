@@ -95,8 +95,11 @@ class Proxy:
             work.cancel()
             gone.cancel()
             await asyncio.wait({work})
-        if not (work.cancelled() and gone_first):
-            work.result()
+        if work.cancelled() and gone_first:
+            return
+        if not work.cancelled() and (bug := work.exception()):
+            recording.stop("broken", f"the recorder failed: {type(bug).__name__}: {bug}")
+        work.result()
 
     async def _exchange(self, call: Call, send: Send, recording: Unrecorded, gone: asyncio.Task[None]) -> None:
         """Send on, take the reply. Whatever happens, the exchange gets its end."""

@@ -23,7 +23,6 @@ def begun_of(call: Call, redactor: Redactor, find_task: Locator, conversation: s
     try:
         body = redactor.value(_body(call))
         request = wire.read_request(call.api, body)
-        task = find_task.task(request.messages, body)
     except (DataError, RecursionError) as error:
         text = redactor.text(call.body.decode("utf-8", "replace"))
         words = f"a request that cannot be read: {str(error) or type(error).__name__}"
@@ -39,10 +38,17 @@ def begun_of(call: Call, redactor: Redactor, find_task: Locator, conversation: s
         stream=request.stream,
         messages=request.messages,
         tools=request.tools,
-        task=task,
+        task=redactor.text(_task(find_task, request, body)),
         previous=request.previous,
         conversation=request.conversation,
     )
+
+
+def _task(find_task: Locator, request: wire.Request, body: dict[str, Any]) -> str:
+    try:
+        return find_task.task(request.messages, body)
+    except Exception:  # noqa: BLE001  the user's function: the recording goes on, and the episode is listed as one without a task
+        return ""
 
 
 def _named(call: Call, found: str, conversation: str) -> Named:
