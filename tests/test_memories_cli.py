@@ -6,7 +6,11 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -114,6 +118,50 @@ def test_an_outage_keeps_what_was_paid_and_the_result_is_that_of_a_clean_run(tmp
     assert remember(clean).data["content_hash"] == healed["content_hash"]
 
 
+CHILD = """
+import sys
+import duomem.models
+from pathlib import Path
+from duomem.pipeline import remember
+from duomem.rundir import open_run
+duomem.models.__path__ = [*duomem.models.__path__, sys.argv[2]]
+print("ready", flush=True)
+remember(open_run(Path(sys.argv[1])))
+print("done", flush=True)
+"""
+
+
+def test_a_killed_remember_goes_on_and_pays_only_calls_in_flight_again(tmp_path: Path) -> None:
+    log, slow = tmp_path / "calls", 0.02
+    scribe = [f"memory.writer_model={{ model = 'scribe', log = '{log}', seconds = {slow} }}", "memory.writer=model"]
+    run = make(tmp_path, *scribe, "teacher.tasks=40", "rollout.concurrency=2")
+    collect(run)
+    command = [sys.executable, "-c", CHILD, str(run.root), str(TOY / "models")]
+    kills = 0
+    for wanted in (5, 12, 20, 10_000):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while child.poll() is None and _lines(log) < wanted:
+            time.sleep(0.002)
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        said = child.communicate()[0]
+        assert not run.bank.is_file() or "done" in said, "the bank is there when it is whole"
+    assert said == "ready\ndone\n"
+    asked = log.read_text().split()
+    assert kills == 3
+    assert len(asked) - len(set(asked)) <= 2 * kills
+    content = run.result("remember")["content_hash"]
+    (tmp_path / "clean").mkdir()
+    clean = make(tmp_path / "clean", *scribe, "teacher.tasks=40")
+    collect(clean)
+    assert remember(clean).data["content_hash"] == content
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().split()) if path.exists() else 0
+
+
 def test_a_model_that_cannot_write_is_refused_in_words(tmp_path: Path) -> None:
     run = make(tmp_path, *by_model("I am only a player."))
     collect(run)
@@ -156,6 +204,26 @@ def test_practice_adds_from_training_tasks_alone_and_can_be_repeated(tmp_path: P
     assert remember(run, rebuild=True).data["content_hash"] == data["content_hash"]
     with Journal.open(run.journal, readonly=True) as journal:
         assert [phase for phase in journal.phases() if phase.startswith("practice/")] == phases, "nothing is played again"
+
+
+def test_practice_corrects_a_memory_that_did_not_help_once_a_group(tmp_path: Path) -> None:
+    better = "1. thing: take from drawer"
+    scripts = f"scripts = {{ 'The corrected procedure:' = ['{better}'] }}"
+    own = f"memory.writer_model={{ model = 'scripted', replies = {json.dumps([SCRIPT])}, {scripts} }}"
+    reflect = ["memory.writer=model", own, "memory.update=reflect", "memory.practice=8", "memory.group=8", "teacher.tasks=2"]
+    run = make(tmp_path, *reflect)
+    collect(run)
+    practised = remember(run).data["practice"]
+    assert practised["won"] < 8
+    assert practised["revised"] > 0
+    with Bank.open(run.bank, embedder("lexical")) as bank:
+        revisions = [entry for entry in bank.history() if entry.op == "revise"]
+        assert len(revisions) == practised["revised"]
+        assert len({entry.target for entry in revisions}) == len(revisions), "several failed with it; it is corrected once"
+        corrected = [memory for memory in bank.view().memories() if memory.text.endswith(better)]
+        assert corrected
+        for memory in corrected:
+            assert len({source.task_id for source in bank.view().sources(memory.id)}) >= 2, "its own source and the failed task"
 
 
 # ------------------------------------------------------------------------------------------------------ what they were good for
