@@ -30,7 +30,7 @@ Sets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.", callback=_json)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where an error is shown.", callback=_debug)]
 MaxCost = Annotated[
-    float | None, typer.Option(help="Stop before a call that might make the run cost more (price.max_cost).", metavar="MONEY")
+    float | None, typer.Option(help="Stop before a call that might take the run past it (price.max_cost).", metavar="MONEY")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="The same for tokens of paid models (price.max_tokens).", metavar="TOKENS")]
 
