@@ -169,7 +169,7 @@ class PriceTable(Table):
     machine_hour: float = Field(default=0.0, ge=0)
     """An hour of the machine that tunes and runs the student."""
     max_cost: float | None = Field(default=None, gt=0)
-    """The run stops before a call that might make it cost more; it goes on with a higher limit. None: no limit."""
+    """The run stops before a call that may bring its cost above this, and goes on with a higher one. None: no limit."""
     max_tokens: int | None = Field(default=None, gt=0)
     """The same for tokens of paid models, prompt and completion."""
     turns: float = Field(default=12.0, gt=0)
