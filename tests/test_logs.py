@@ -26,6 +26,7 @@ from duomem.logs._import import PHASE, import_logs
 from duomem.logs._rows import files, rows
 from duomem.pipeline import collect, remember, tune
 from duomem.rundir import RunFolder, open_run
+from duomem.talk import Talk
 from duomem.types import (
     Message,
     Origin,
@@ -597,7 +598,13 @@ def test_every_format_knows_its_own_records_and_is_tested_here() -> None:
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
     good = {"messages": chat("q", "a")}
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"n": 1}\n\n{"n": \n\xff\n[1]\n{"n": "\\ud800"}\n{"n": 2}')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"n": 1}\n\n{"n": \n\xff\n[1]\n{"n": "\\ud800"}\n{"n": 2}\n{"d": '
+        + b"[" * 400
+        + b"]" * 400
+        + b"}\n"
+        + b"[" * 99999
+    )
     (tmp_path / "b.json").write_text('[\n {"n": 3},\n\n {"n": 4},\n 5\n]')
     (tmp_path / "c.json").write_text(json.dumps(good, indent=1))
     (tmp_path / "d.json").write_text('[{"n": 6},\n{"n": ]')
@@ -609,7 +616,17 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     found = [row for path in files([tmp_path]) for row in rows(path)]
     assert [row.body.get("n") for row in found if isinstance(row, Row) and "n" in row.body] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     bad = {str(each.place): each for each in found if isinstance(each, Bad)}
-    assert list(bad) == ["a.jsonl:3", "a.jsonl:4", "a.jsonl:5", "a.jsonl:6", "b.json:5", "d.json:2", "h.parquet:1"]
+    assert list(bad) == [
+        "a.jsonl:3",
+        "a.jsonl:4",
+        "a.jsonl:5",
+        "a.jsonl:6",
+        "a.jsonl:8",
+        "a.jsonl:9",
+        "b.json:5",
+        "d.json:2",
+        "h.parquet:1",
+    ]
     assert bad["a.jsonl:6"].field == "n"
     assert [row.place.line for row in found if isinstance(row, Row) and row.place.file == "b.json"] == [2, 4]
     with pytest.raises(UsageError, match="no such file"):
@@ -673,6 +690,18 @@ def test_nothing_comes_from_an_evaluation_split_and_no_teacher_is_played_over(tm
     collect(played)
     with pytest.raises(UsageError, match="another run folder"):
         import_logs(played, [tmp_path / "log.jsonl"], MIT)
+
+
+def test_branches_are_listed(tmp_path: Path) -> None:
+    notes: list[str] = []
+    run = run_in(tmp_path)
+    ends = [
+        {"messages": chat("q", "a", "more"), "choices": [{"message": {"content": text}}], "metadata": {"success": True}}
+        for text in "xy"
+    ]
+    done = import_logs(run, [lines(tmp_path / "log.jsonl", *ends)], MIT, talk=Talk(note=notes.append))
+    assert (done.data["branched"], done.data["unknown"], done.data["won"]) == (2, 2, 0)
+    assert "log.jsonl:1, log.jsonl:2" in notes[0]
 
 
 def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:

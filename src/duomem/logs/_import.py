@@ -43,7 +43,8 @@ class _Read:
     forms: Counter[str] = field(default_factory=Counter)
     records: int = 0
     folded: int = 0
-    branched: int = 0
+    branched: list[str] = field(default_factory=list)
+    """Where the ends are that no outcome can be told of."""
 
 
 def import_logs(
@@ -66,6 +67,9 @@ def import_logs(
     options = replace(options, forbidden=_forbidden(run))
     found = _read(run, files(paths), options, form, redactor, talk)
     _refused(run, found.bad, talk)
+    if found.branched:
+        more = f" and {len(found.branched) - SHOWN} more" if len(found.branched) > SHOWN else ""
+        talk.note(f"One of several ends, kept without an outcome: {', '.join(found.branched[:SHOWN])}{more}")
     if not found.episodes:
         first = f" The first: {found.bad[0]}." if found.bad else ""
         raise DataError(f"Nothing could be imported: {len(found.bad)} of {found.records} records are refused.{first}")
@@ -103,7 +107,8 @@ def _read(run: RunFolder, sources: Sequence[Path], options: Options, form: str, 
                 continue
             found.episodes.append(made)
             found.forms[name] += 1
-            found.branched += record.branched
+            if record.branched:
+                found.branched.append(str(record.place))
     return found
 
 
@@ -173,7 +178,7 @@ def _keep(run: RunFolder, found: _Read, talk: Talk) -> dict[str, Any]:
         "records": found.records,
         "refused": len(found.bad),
         "folded": found.folded,
-        "branched": found.branched,
+        "branched": len(found.branched),
         "formats": dict(found.forms),
         "licences": sorted({each.origin.licence for each in everything}),
         "phase": PHASE,

@@ -17,6 +17,8 @@ from duomem.logs import Bad, Place, Row
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".parquet", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 _LINES = (".jsonl", ".ndjson")
+DEPTH = 100
+"""Levels of a record; deeper ones are no log, and recursion over them would end the program."""
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
@@ -130,8 +132,8 @@ def _objects(value: object, place: Place) -> Iterator[Row | Bad]:
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, dict):
             yield Bad(place, "", f"is {type(item).__name__}, not a JSON object")
-        elif broken := _surrogate(item):
-            yield Bad(place, broken, "holds half a character (a lone surrogate), which no text file can keep")
+        elif (flaw := _flaw(item))[1]:
+            yield Bad(place, flaw[0].encode("utf-8", "replace").decode(), flaw[1])
         else:
             yield Row(item, place)
 
@@ -140,17 +142,21 @@ _PAGE = {"object", "data", "meta", "has_more", "first_id", "last_id"}
 """The keys of a page of an API that lists things (OpenAI, Langfuse)."""
 
 
-def _surrogate(value: Any, name: str = "") -> str:
-    """The path of the first text that UTF-8 cannot hold; empty where there is none."""
-    if isinstance(value, str):
-        return (name or "record") if any("\ud800" <= letter <= "\udfff" for letter in value) else ""
-    if isinstance(value, dict):
-        pairs = [(str(key), item) for key, item in value.items()]
-        if bad := next((f"{name}.{key!a}" for key, _ in pairs if _surrogate(key)), ""):
-            return bad
-    else:
-        pairs = [(str(index), item) for index, item in enumerate(value)] if isinstance(value, list) else []
-    return next((found for key, item in pairs if (found := _surrogate(item, f"{name}.{key}".lstrip(".")))), "")
+def _flaw(record: dict[str, Any]) -> tuple[str, str]:
+    """The first place at which a record cannot be kept, and why; two empty texts where it can."""
+    todo: list[tuple[str, Any, int]] = [("", record, 0)]
+    while todo:
+        name, value, depth = todo.pop()
+        if depth > DEPTH:
+            return name[:80], f"is nested more than {DEPTH} deep"
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return name or "record", "holds half a character (a lone surrogate), which no text file can keep"
+        if isinstance(value, dict):
+            todo += [(f"{name} (a key)", key, depth) for key in value]
+            todo += [(f"{name}.{key}".lstrip("."), item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, list):
+            todo += [(f"{name}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+    return "", ""
 
 
 def _parquet(path: Path) -> Iterator[Row | Bad]:

@@ -39,10 +39,12 @@ def read(rows: Iterable[Row | Bad]) -> Iterator[Record | Bad]:
 
 def _records(row: Row) -> Iterator[Record]:
     body = _joined(row.body)
-    if "messages" not in body:
+    if "messages" not in body and "choices" in body:
         raise BadField(
             "messages", "is missing: a stored completion holds only its reply. Put what it answers beside it (docs/logs.md)"
         )
+    if "messages" not in body:
+        raise BadField("messages", "is missing. If this is another format, name it with --format")
     asked = chat.messages(_listed(body["messages"]), "messages")
     offered = chat.tools(body.get("tools") or body.get("functions"), "tools")
     metadata = chat.decoded(body.get("metadata"))
