@@ -12,8 +12,8 @@ import pytest
 
 from duomem.errors import DataError, LeakError, UsageError
 from duomem.examples import Options, prepare
-from duomem.pipeline import collect, remember
-from duomem.prompts import load_layout
+from duomem.pipeline import collect, remember, tune
+from duomem.prompts import load_layout, with_memories
 from duomem.record._rows import Begun, Ended, State
 from duomem.record.episodes import Episode, read, read_all
 from duomem.record.functions import DEFAULT, locator
@@ -349,6 +349,29 @@ def test_a_run_with_a_recording_collects_and_remembers_it(log: Log, tmp_path: Pa
     assert remember(run).data["memories"] == 3
     with pytest.raises(LeakError):
         collect(open_run(tmp_path / "run", config, ["teacher.split=valid_seen"]))
+
+
+def test_an_adapter_can_be_trained_on_a_recording(log: Log, tmp_path: Path) -> None:
+    for library in ("torch", "transformers", "peft"):
+        pytest.importorskip(library, reason=f"{library} is not installed (extra: train)")
+    table(log, "e", "Rome")
+    log.won("e")
+    config = tmp_path / "mine.toml"
+    config.write_text("[tuning]\nmax_steps = 1\nthreads = 1\n")
+    run = open_run(tmp_path / "run", config)
+    collect(run)
+    assert tune(run).data["examples"] == 1
+
+
+def test_memories_stand_at_the_end_of_an_agents_own_instructions() -> None:
+    layout = load_layout("pocket")
+    with_system = with_memories(layout, [SYSTEM, TASK], ["take the bus"])
+    assert with_system[0].text.startswith("You help.\n\n")
+    assert "take the bus" in with_system[0].text
+    assert with_system[1:] == (TASK,)
+    without = with_memories(layout, [TASK], ["take the bus"])
+    assert [message.role for message in without] == ["system", "user"]
+    assert with_memories(layout, [SYSTEM, TASK], []) == (SYSTEM, TASK)
 
 
 def test_a_recording_without_a_success_says_so(log: Log, tmp_path: Path) -> None:

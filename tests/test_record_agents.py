@@ -7,17 +7,20 @@ streams, and carries conversations on by itself, with few other libraries.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+anthropic = pytest.importorskip("anthropic", reason="the client anthropic is not installed (extra: dev)")
+openai = pytest.importorskip("openai", reason="the client openai is not installed (extra: api)")
 pydantic_ai = pytest.importorskip("pydantic_ai", reason="pydantic-ai is not installed (extra: dev)")
 models = pytest.importorskip("pydantic_ai.models.openai", reason="pydantic-ai has no OpenAI models here (extra: dev)")
 providers = pytest.importorskip("pydantic_ai.providers.openai", reason="pydantic-ai has no OpenAI provider here (extra: dev)")
 
 from duomem.record import app as recorder  # noqa: E402
-from duomem.record.episodes import read  # noqa: E402
+from duomem.record.episodes import Episode, read  # noqa: E402
 from duomem.record.functions import locator  # noqa: E402
 from duomem.record.proxy import Options, Proxy  # noqa: E402
 from duomem.record.redact import Redactor  # noqa: E402
@@ -75,25 +78,74 @@ def test_an_agent_with_tools_is_one_episode_of_whole_turns(made: World, kind: An
     assert KEY.encode() not in made.disk()
 
 
-def test_an_agent_on_the_local_engine_is_recorded_with_its_usage(tmp_path: Path) -> None:
+@dataclass
+class Local:
+    """The pocket model behind llama.cpp's server, and a recorder before it."""
+
+    url: str
+    model: str
+    store: RecordStore
+    folder: Path
+
+    def episode(self, name: str) -> Episode:
+        return read(self.store, name, self.store.outcomes().get(name))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (extra: llamacpp)")
     pytest.importorskip("gguf", reason="gguf is not installed (extra: llamacpp)")
     from duomem.models import llamacpp
 
-    config = llamacpp.Config(threads=1, max_batch=1, folder=str(tmp_path / "gguf"))
-    with llamacpp.serve(config, api_key=KEY) as engine, RecordStore.open(tmp_path / FILE, "record") as store:
-        proxy = Proxy(store, Redactor(), Options(engine.url, locator()))
-        with recorder.running(proxy) as url:
-            asker = agent(models.OpenAIChatModel, f"{url}/v1", engine.model)
-            few = {"max_tokens": 12, "temperature": 0.0}
-            first = asker.run_sync("You are in a room. Put the mug in the sink.", model_settings=few)
-            asker.run_stream_sync("Go on.", message_history=first.all_messages(), model_settings=few).get_output()
-        (name,) = store.episodes()
-        store.judge(name, True, "test")
-        episode = read(store, name, store.outcomes()[name])
-        assert (episode.problem, episode.turns) == ("", 2)
-        usage = episode.exchanges[0].answer
-        assert usage is not None
-        assert 0 < usage.replies[0].usage.completion <= 12
-        assert first.output == usage.message.text
-        assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("record.sqlite*"))
+    folder = tmp_path_factory.mktemp("engine")
+    config = llamacpp.Config(threads=1, max_batch=1, folder=str(folder / "gguf"))
+    with llamacpp.serve(config, api_key=KEY) as engine, RecordStore.open(folder / FILE, "record") as store:
+        with recorder.running(Proxy(store, Redactor(), Options(engine.url, locator()))) as url:
+            yield Local(url, engine.model, store, folder)
+        assert KEY.encode() not in b"".join(path.read_bytes() for path in folder.glob("record.sqlite*"))
+
+
+def test_an_agent_on_the_local_engine_is_recorded_with_its_usage(local: Local) -> None:
+    asker = agent(models.OpenAIChatModel, f"{local.url}/v1", local.model)
+    few = {"max_tokens": 12, "temperature": 0.0}
+    first = asker.run_sync("You are in a room. Put the mug in the sink.", model_settings=few)
+    asker.run_stream_sync("Go on.", message_history=first.all_messages(), model_settings=few).get_output()
+    (name,) = (each for each in local.store.episodes() if each.startswith("auto-"))
+    local.store.judge(name, True, "test")
+    episode = local.episode(name)
+    assert (episode.problem, episode.turns) == ("", 2)
+    answer = episode.exchanges[0].answer
+    assert answer is not None
+    assert 0 < answer.replies[0].usage.completion <= 12
+    assert first.output == answer.message.text
+
+
+def test_all_three_apis_of_the_local_engine_are_recorded_whole(local: Local) -> None:
+    chat = openai.OpenAI(base_url=f"{local.url}/e/three/v1", api_key=KEY, max_retries=0)
+    claude = anthropic.Anthropic(base_url=f"{local.url}/e/three", api_key=KEY, max_retries=0)
+    asked: dict[str, Any] = {
+        "model": local.model,
+        "max_tokens": 8,
+        "messages": [{"role": "user", "content": "Go to the sink."}],
+    }
+    said = [chat.chat.completions.create(**asked).choices[0].message.content]
+    said.append(
+        "".join(
+            chunk.choices[0].delta.content or ""
+            for chunk in chat.chat.completions.create(**asked, stream=True)
+            if chunk.choices
+        )
+    )
+    said.append(claude.messages.create(**asked).content[0].text)
+    with claude.messages.stream(**asked) as stream:
+        said.append(stream.get_final_message().content[0].text)
+    brief = {"model": local.model, "max_output_tokens": 8, "input": "Go to the sink."}
+    said.append(chat.responses.create(**brief).output_text)
+    events = list(chat.responses.create(**brief, stream=True))
+    said.append("".join(each.delta for each in events if each.type == "response.output_text.delta"))
+    exchanges = local.episode("three").exchanges
+    assert [(each.api, each.state) for each in exchanges] == [
+        (api, "whole") for api in ("chat", "messages", "responses") for _ in range(2)
+    ]
+    assert [each.answer.message.text for each in exchanges if each.answer] == said
+    assert all(each.answer and each.answer.replies[0].usage.completion for each in exchanges if each.api != "chat")
