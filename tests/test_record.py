@@ -584,7 +584,9 @@ def test_ordinary_text_is_left_alone() -> None:
     from duomem.record.redact import Redactor
 
     redactor = Redactor()
+    redactor.learn("anything")  # what people give to a local engine that asks for a key
     plain = [
+        "Do anything you like.",
         "You are in the middle of a room. You see a cabinet 4, a keychain 2 and a safe 1.",
         "The key to success is practice; the secret: patience. The password field is empty.",
         '{"id": "call_0123456789abcdef0123456789abcdef", "name": "f", "token_count": 12345678}',

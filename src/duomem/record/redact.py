@@ -32,6 +32,7 @@ OWN: tuple[tuple[str, str], ...] = (
 KEYWORDS = re.compile(r"(?i)key|pass|pwd|secret|contrase")
 """A line without any of these holds nothing for the library's slow keyword detector, whose words they cover."""
 
+DIGIT = re.compile(r"\d")
 ENTROPY = ("Base64HighEntropyString", "HexHighEntropyString", "IPPublicDetector")
 UNTOUCHED = frozenset(("encrypted_content", "signature"))
 """What endpoints sealed."""
@@ -62,9 +63,12 @@ class Redactor:
         self._lock = threading.Lock()
 
     def learn(self, secret: str) -> None:
-        """A value to take out wherever it stands: the credentials of the requests that pass. Held in memory only."""
+        """A value to take out wherever it stands: the credentials of the requests that pass. Held in memory only.
+
+        A short one, or one without a digit ("not-needed"), is no key, and would take ordinary words out.
+        """
         with self._lock:
-            if len(secret) >= 8 and secret not in self._known:
+            if len(secret) >= 8 and DIGIT.search(secret) and secret not in self._known:
                 self._known.add(secret)
                 self._cache.clear()
 
