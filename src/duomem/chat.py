@@ -7,7 +7,6 @@ text from outside never becomes a special token. It knows no layout, no task and
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary, proxy
 
 from duomem import _chat_calls as calls
+from duomem._chat_data import fill, names_of, shapes_of
 from duomem._chat_frames import CLOSE, OPEN, WAY_OUT, Frame, Frames, Piece, Shape, refusals
 from duomem.errors import DataError, MismatchError
 from duomem.types import Message, Tool
@@ -136,8 +136,8 @@ class _Encoder:
         if self._merge_system and [message.role for message in messages[:2]] == ["system", "user"]:
             first = Message.of("user", f"{messages[0].text}\n\n{messages[1].text}")
             messages, weights = [first, *messages[2:]], weights[1:]
-        shapes = _shapes(messages)
-        names = _names(messages, shapes)
+        shapes = shapes_of(messages)
+        names = names_of(messages, shapes)
         with self._lock:
             frame = self._frames.frame(shapes, generate, tools)
             ids = list(self._literal(frame.texts[0]))
@@ -191,7 +191,7 @@ class _Encoder:
         waiting = ""
         for piece in pieces:
             if not isinstance(piece, str):
-                waiting += _fill(piece, message, name)
+                waiting += fill(piece, message, name)
                 continue
             at = 0
             for control in self._control.finditer(piece) if self._control else ():
@@ -279,45 +279,6 @@ def _encoder(tokenizer: Any, style: Style) -> _Encoder:
         if style not in known or known[style].template != tokenizer.chat_template:
             known[style] = _Encoder(tokenizer, style)
         return known[style]
-
-
-def _shapes(messages: Sequence[Message]) -> tuple[Shape, ...]:
-    shapes: list[Shape] = []
-    ids: list[str] = []
-    results = 0
-    for message in messages:
-        number = len(message.tool_calls) if message.role == "assistant" else 0
-        if message.role != "tool":
-            ids, results = [call.id for call in message.tool_calls], 0
-            shapes.append(Shape(message.role, number, bool(message.text) or not number))
-            continue
-        answers = ids.index(message.tool_call_id) if message.tool_call_id in ids else min(results, max(len(ids) - 1, 0))
-        shapes.append(Shape("tool", answers=answers))
-        results += 1
-    return tuple(shapes)
-
-
-def _names(messages: Sequence[Message], shapes: Sequence[Shape]) -> list[str]:
-    """For each tool message, the name of the tool that answered."""
-    names = [""] * len(messages)
-    said: Message | None = None
-    for index, message in enumerate(messages):
-        if message.role == "assistant":
-            said = message
-        elif message.role == "tool" and said and shapes[index].answers < len(said.tool_calls):
-            names[index] = said.tool_calls[shapes[index].answers].name
-    return names
-
-
-def _fill(slot: tuple[str, int, bool], message: Message, name: str) -> str:
-    """The data of a slot, JSON-escaped where the template would have done it."""
-    kind, call, escaped = slot
-    if kind == "arguments":
-        return calls.canonical(message.tool_calls[call].arguments)
-    text = {"text": message.text, "reasoning": message.reasoning, "tool": name}.get(kind)
-    if text is None:
-        text = message.tool_calls[call].name
-    return json.dumps(text, ensure_ascii=False)[1:-1] if escaped else text
 
 
 def _controls(tokenizer: Any) -> dict[str, int]:
