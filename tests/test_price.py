@@ -111,7 +111,10 @@ def test_an_estimate_adds_up() -> None:
     assert "more than max_cost" not in price.estimate_words(found, [collected]).lower()
     tight = settings(price={"teacher": rates, "max_cost": 0.5, **expected})
     assert "More than max_cost = 0.5 USD" in price.estimate_words(tight, [collected])
-    assert price.estimate(settings(teacher={"model": "expert"}), episodes=100) == []
+    assert price.estimate(settings(teacher={"model": "expert"}), episodes=100, games=5, writes=5) == []
+    writing = settings(memory={"writer": "teacher", "writer_tokens": 100}, price={"teacher": rates, **expected})
+    (written,) = price.estimate(writing, writes=7)
+    assert (written.what, written.calls, written.usage.completion) == ("remember", 7, 7 * 50)
 
 
 def test_an_estimate_follows_what_was_measured(tmp_path: Path) -> None:
@@ -254,5 +257,5 @@ def test_the_page_on_endpoints_runs_as_it_stands(tmp_path: Path, endpoint: Fault
         said.append(result.stdout)
     assert "collect: about 4 calls" in said[0]
     assert "0 of 2 teacher episodes were won" in said[1]
-    assert "Nothing is left" in said[2] or "about 0 calls" in said[2]
+    assert "Nothing is left to pay for" not in said[2], "the teacher's arm of the evaluation is"
     assert "per task of the teacher" in said[2]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from duomem import evaluate as scoring
-from duomem import parts, report, rundir
+from duomem import parts, price, report, rundir
 from duomem.agent import Player
 from duomem.envs import Env
 from duomem.errors import LeakError, UsageError
@@ -128,6 +128,8 @@ def evaluate(run: RunFolder, talk: Talk, data: Path | None = None, out: Path | N
         return write_report(run, target) if out else _told(Results.read(target.results))
     target.write_config()
     talk.note(scoring.plan(grid.env, grid.tasks, list(grid.seeds)))
+    played = int((run.left("collect") or {}).get("episodes", 0))  # says how long an episode is
+    price.tell(run, talk.note, games=len(grid.tasks), episodes=played, finished=played)
     results = _score(grid, target, talk)
     rundir.replace(target.results, results.to_json())
     if results.complete:
@@ -184,6 +186,8 @@ def _play(run: RunFolder, journal: Journal, talk: Talk) -> scoring.Play:
         played = inner(player, tasks, phase)
         if played.stopped is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
+        if played.why:
+            talk.note(played.why)
         return played
 
     return play

@@ -158,7 +158,7 @@ def _collect(run: RunFolder, talk: Talk) -> Result:
         return found
     jobs = [Job(task, attempt) for task in tasks for attempt in attempts]
     with run.clock("collect", inputs) as clock, Journal.open(run.journal) as journal, parts.Parts(run, "collect") as loaded:
-        _tell_price(run, talk, len(jobs), len(journal.finished(phase)))
+        price.tell(run, talk.note, episodes=len(jobs), finished=len(journal.finished(phase)))
         played = play(run, jobs, loaded.teacher(run, env), journal, phase, talk)
     ended(played, f"duomem collect {run.home or run.root}")
     result = {
@@ -170,14 +170,6 @@ def _collect(run: RunFolder, talk: Talk) -> Result:
         "tasks": [task.id for task in tasks],
     }
     return run.record("collect", inputs, result)
-
-
-def _tell_price(run: RunFolder, talk: Talk, episodes: int, finished: int) -> None:
-    """What is left to pay for, before any of it is paid."""
-    done = () if run.home else price.entries(run)  # of several seeds, the ledger holds all and the journal one
-    items = price.estimate(run.settings, episodes=episodes, finished=finished, done=done)
-    if words := price.estimate_words(run.settings, items):
-        talk.note(words)
 
 
 def _how_collected(run: RunFolder) -> str:

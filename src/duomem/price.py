@@ -8,7 +8,7 @@ are the config's; none is known here. It asks no model and stops nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,17 @@ def ledger_path(run: RunFolder) -> Path:
     return (run.home or run.root) / "spent.sqlite"
 
 
-def estimate(settings: Settings, *, episodes: int, games: int = 0, done: Sequence[Entry] = (), finished: int = 0) -> list[Item]:
-    """What is still to be paid for `episodes` of the teacher, `finished` of which are there, and `games` of evaluation.
+def estimate(
+    settings: Settings,
+    *,
+    episodes: int = 0,
+    games: int = 0,
+    writes: int = 0,
+    done: Sequence[Entry] = (),
+    finished: int = 0,
+) -> list[Item]:
+    """What is still to be paid for `episodes` of the teacher, `finished` of which are there, `games` of evaluation and memories
+    from `writes` trajectories.
 
     Turns and tokens are those of `done` where any episode is finished, else the config's expectation.
     """
@@ -85,17 +94,17 @@ def estimate(settings: Settings, *, episodes: int, games: int = 0, done: Sequenc
     calls = sum(entry.replies for entry in collected) / finished if known else turns
     worst = _episode(table, settings.rollout.max_steps, settings.teacher.max_tokens)
     if billed(settings, "teacher"):
-        left = max(0, episodes - finished)
-        items.append(_item(settings, "collect", "teacher", round(left * calls), _times(each, left), _times(worst, left)))
+        if left := max(0, episodes - finished):
+            items.append(_item(settings, "collect", "teacher", round(left * calls), _times(each, left), _times(worst, left)))
         if games and "teacher" in settings.evaluate.arms:
             items.append(
                 _item(settings, "evaluate", "teacher", round(games * calls), _times(each, games), _times(worst, games))
             )
-    if billed(settings, "writer"):
+    if writes and billed(settings, "writer"):
         longest = int(_writer(settings).get("writer_tokens", 400))
         read = _PROMPT_OF_A_WRITER + table.first_tokens + int(turns * table.turn_tokens)
         each, worst = Usage(read, 0, longest // 2), Usage(2 * read, 0, 2 * longest)  # at worst each is asked twice
-        items.append(_item(settings, "remember", "writer", episodes, _times(each, episodes), _times(worst, episodes)))
+        items.append(_item(settings, "remember", "writer", writes, _times(each, writes), _times(worst, writes)))
     return items
 
 
@@ -106,7 +115,8 @@ def ahead(run: RunFolder) -> list[Item]:
     episodes = len(seeds) * settings.teacher.attempts * (settings.teacher.tasks or _size(run, settings.teacher.split))
     games = settings.evaluate.games or (_size(run, settings.evaluate.split) if billed(settings, "teacher") else 0)
     finished = sum(int(found["episodes"]) for seed in seeds if (found := seed.left("collect")))
-    return estimate(settings, episodes=episodes, games=games, done=entries(run), finished=finished)
+    writes = 0 if all(seed.left("remember") for seed in seeds) else episodes
+    return estimate(settings, episodes=episodes, games=games, writes=writes, done=entries(run), finished=finished)
 
 
 def _size(run: RunFolder, split: str) -> int:
@@ -115,6 +125,13 @@ def _size(run: RunFolder, split: str) -> int:
 
     spec = run.settings.games.get(split)
     return spec.n if spec else len(environment(run).tasks(split))
+
+
+def tell(run: RunFolder, note: Callable[[str], None], **asked: int) -> None:
+    """Say what is about to be paid for (see `estimate`), before any of it is. Says nothing where all is free."""
+    done = () if run.home else entries(run)  # of several seeds, the ledger holds all and the journal one
+    if words := estimate_words(run.settings, estimate(run.settings, done=done, **asked)):
+        note(words)
 
 
 def estimate_words(settings: Settings, items: Sequence[Item]) -> str:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from duomem import embed, parts
+from duomem import embed, parts, price
 from duomem.bank import Bank, history
 from duomem.config import MemoryTable, Settings
 from duomem.curate import by_hand
@@ -50,6 +50,7 @@ def remember(run: RunFolder, talk: Talk, *, rebuild: bool = False) -> Result:
     if run.bank.is_file() and not rebuild:
         _keep_edits_by_hand(run)
     trajectories = recorded(run, won=None if getattr(strategy, "takes_failures", False) else True)
+    price.tell(run, talk.note, writes=len(trajectories))
     shutil.rmtree(run.bank.parent, ignore_errors=True)
     draft = run.bank.with_name("draft.sqlite")
     splits = (settings.teacher.split,)
