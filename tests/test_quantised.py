@@ -85,7 +85,7 @@ def test_training_on_four_bits_learns(tmp_path: Path) -> None:
 
 def test_computing_activations_again_changes_nothing(tmp_path: Path) -> None:
     base = tiny_models.model(tmp_path / "base", "qwen3", "chatml")
-    settings: dict[str, Any] = {"rank": 8, "epochs": 1, "tokens_per_step": 256, "device": "cpu", "dtype": "float32"}
+    settings: dict[str, Any] = {"rank": 8, "max_steps": 1, "tokens_per_step": 128, "device": "cpu", "dtype": "float32"}
     stored = lora.build(lora.Config(**settings)).tune(EXAMPLES, base, tmp_path / "stored", seed=0)
     again = lora.build(lora.Config(**settings, recompute=True)).tune(EXAMPLES, base, tmp_path / "again", seed=0)
     assert again.losses == pytest.approx(stored.losses, rel=1e-4)
