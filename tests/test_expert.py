@@ -111,3 +111,16 @@ def test_it_speaks_in_the_default_layout_too() -> None:
     assert call is not None
     assert call.command == "go to desk 1"
     assert thought_of(layout, reply.message.text) == "1. pen: find desk"
+
+
+def test_it_loses_where_it_is_told_of_no_places() -> None:
+    """A few games, official ones too, start at a place, and the room's list is never told."""
+    layout = load_layout("pocket")
+    scene = "You are facing the cabinet 4. Next to it, you see nothing."
+    for goal in ("put a clean soapbar in toilet.", "look at cd under the desklamp."):
+        messages = opening(layout, goal, scene, [])
+        for slip in (0.0, 1.0):
+            reply = build(Config(slip=slip)).reply(messages, [], Sampling())
+            call = parse(layout, reply)
+            assert call is not None
+            assert call.command == "look"

@@ -100,17 +100,20 @@ _TASK = re.compile(r"(?i)task(?: is to)?: ([^\n]+)")
 
 
 def read(messages: Sequence[Message], layout: Layout) -> tuple[tuple[str, ...], str, list[tuple[str, str]]]:
-    """Places, task and (command, observation) pairs of a conversation."""
+    """Places, task and (command, observation) pairs of a conversation.
+
+    In about 4 of 1,000 games the agent starts at a place, and is told of that one alone: then no places are known.
+    """
     opening = next(message.text for message in messages if message.role == "user")
     room, task = _ROOM.search(opening), _TASK.findall(opening)
-    if room is None or not task:
-        raise ValueError(f"no room or no task in the prompt: {opening[:200]!r}")
+    if not task:
+        raise ValueError(f"no task in the prompt: {opening[:200]!r}")
     history = []
     for before, after in pairwise(messages):
         if before.role == "assistant":
             call = parse(layout, Reply(before))
             history.append((call.command if call else "", after.text))
-    return tuple(_PLACE.findall(room[1])), task[-1], history
+    return tuple(_PLACE.findall(room[1])) if room else (), task[-1], history
 
 
 _GOALS: list[tuple[re.Pattern[str], str]] = [
@@ -203,6 +206,8 @@ def _next(places: Sequence[str], steps: Sequence[Step], history: Sequence[tuple[
 
 def _slip(rng: random.Random, places: Sequence[str], step: Step, at: str) -> Op:
     """A mistake that changes nothing in the house: the step on a thing that is hardly there, or some other place."""
+    if not places:
+        return Op("stuck", "")
     if at and step.kind != "move" and rng.random() < 0.6:
         return Op("do", at, f"{step.object} {rng.randint(1, 3)}")
     return Op(rng.choice(("go", "examine")), rng.choice(list(places)))
@@ -240,7 +245,7 @@ def _vain(belief: Belief, words: list[str], pairs: list[str]) -> None:
 def thought_for(number: int, step: Step, op: Op) -> str:
     """`1. mug: find cabinet` on the way, `1. mug: take from cabinet` where the step is done: number, object, what, class of
     place."""
-    place = kind_of(op.place) if op.place else step.places[0]
+    place = kind_of(op.place) if op.place else next(iter(step.places), "place")
     what = f"{step.verb} {PREPOSITION[step.kind]}" if op.name == "do" else "find"
     return f"{number + 1}. {step.object}: {what} {place}"
 
