@@ -173,3 +173,18 @@ def test_the_shipped_tokenizer_has_every_word_as_one_token() -> None:
     split = [word for word in names_of_things() if len(tokenizer.encode(f" {word}")) > 1]
     assert not split
     assert tokenizer.decode(tokenizer.encode("take mug 1 from cabinet 27 ünïcode")) == "take mug 1 from cabinet 27 ünïcode"
+
+
+def test_the_shipped_model_s_corpus_can_be_made_again(tmp_path: Path) -> None:
+    """The recipe beside the model still gives the episodes and the tokenizer that it was trained on."""
+    pytest.importorskip("transformers", reason="the train extra is not installed")
+    import json
+
+    from duomem.types import digest
+
+    record = json.loads((MODEL / "training.json").read_text())
+    recipe = tomllib.loads((MODEL.parent / "base.toml").read_text())
+    assert all(record["settings"][key] == value for key, value in recipe.items())
+    train._start_worker(str(MODEL))
+    rows = train._rows((recipe["seed"] * 1_000_000, 220, corpus.Recipe()))[:200]
+    assert digest([digest([row.ids.tolist() for row in rows]), record["episodes"]]) == record["corpus"]
