@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,3 +86,10 @@ def test_an_unknown_layout_names_those_that_exist() -> None:
         prompts.load_layout("defualt")
     with pytest.raises(ConfigError, match="does not exist"):
         prompts.load_layout("nowhere.toml")
+
+
+def test_a_layout_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes('name = "Küche"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mine\.toml.*utf-8"):
+        prompts.load_layout(str(path))

@@ -84,14 +84,14 @@ def load_layout(name: str) -> Layout:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"Layout file {name} does not exist.")
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     elif name in layout_names():
-        text = resources.files("duomem.layouts").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        data = resources.files("duomem.layouts").joinpath(f"{name}.toml").read_bytes()
     else:
         raise ConfigError(f"No layout {name!r}. There are: {', '.join(layout_names())}, or the path of a .toml file.")
     try:
-        return Layout(**tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return Layout(**tomllib.loads(data.decode()))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(f"Layout {name}: {error}") from error
 
 
