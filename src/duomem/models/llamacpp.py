@@ -215,6 +215,8 @@ def _start(
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise UsageError(f"models/llamacpp: llama.cpp cannot load {files[0]}: {error}") from error
+    # An engine that is closed before its loop has begun waits for ever: one token shows that it runs.
+    server.handle_completions({"prompt": [0], "max_tokens": 1})
     return server, context, facts
 
 
