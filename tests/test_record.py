@@ -372,7 +372,8 @@ def test_the_command_records_and_survives_being_killed(tmp_path: Path) -> None:
         with httpx.stream(
             "POST", child.url + "/v1/messages", json=body_of("messages", USER, stream=True), headers=slow
         ) as reply:
-            next(reply.iter_raw())
+            pieces = reply.iter_raw()  # held: an iterator that is let go closes the stream
+            next(pieces)
             child.process.kill()
             child.process.wait()
         child = Child(run, upstream + "/v1")
