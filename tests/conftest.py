@@ -23,7 +23,7 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 
 
 def missing(what: str) -> None:
-    """Skip the test for want of a browser (or of what drives it), or fail it where the caller has said that there must be one."""
+    """Skip the test for want of a browser, or of what drives it; fail it where there must be one."""
     if os.environ.get("DUOMEM_REQUIRE_BROWSER", "") not in ("", "0"):
         pytest.fail(f"{what}, and DUOMEM_REQUIRE_BROWSER is set", pytrace=False)
     pytest.skip(what)
