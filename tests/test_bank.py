@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from duomem import _bank_schema
+from duomem._bank_schema import BANK
 from duomem.bank import Bank, pins
 from duomem.embed import Lexical, build
 from duomem.errors import DataError, LeakError, MismatchError, StoreError
@@ -248,12 +249,13 @@ def test_a_newer_schema_is_refused(bank: Bank, path: Path) -> None:
 def test_an_older_schema_is_brought_up(bank: Bank, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bank.apply(add(memory(1)))
     bank.close()
-    monkeypatch.setattr(_bank_schema, "STEPS", (*_bank_schema.STEPS, ("ALTER TABLE edits ADD COLUMN extra TEXT",)))
+    newer = replace(BANK, steps=(*BANK.steps, ("ALTER TABLE edits ADD COLUMN extra TEXT",)))
+    monkeypatch.setattr("duomem.bank.BANK", newer)
     with Bank.open(path, LEXICAL) as again:
         assert len(again.view()) == 1
     db = sqlite3.connect(path)
     assert "extra" in [row[1] for row in db.execute("PRAGMA table_info(edits)")]
-    assert db.execute("PRAGMA user_version").fetchone()[0] == len(_bank_schema.STEPS)
+    assert db.execute("PRAGMA user_version").fetchone()[0] == len(newer.steps)
 
 
 def test_usefulness_is_counted_apart_from_the_content(bank: Bank) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from duomem import _journal_file
 from duomem._commits import Commits
+from duomem._journal_file import JOURNAL
 from duomem.errors import DataError, StoreError
 from duomem.journal import Journal
 from duomem.types import Message, Origin, Reply, StopReason, Task, TextPart, Tool, ToolCall, Trajectory, Turn, Usage, run_hash
@@ -52,7 +52,7 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "run" / "journal.sqlite") as journal:
         assert journal._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert journal._db.execute("PRAGMA synchronous").fetchone()[0] == 2
-        assert journal._db.execute("PRAGMA user_version").fetchone()[0] == _journal_file.VERSION
+        assert journal._db.execute("PRAGMA user_version").fetchone()[0] == len(JOURNAL.steps)
 
 
 def test_a_trajectory_comes_back_whole(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_journal_of_version_one_is_migrated(tmp_path: Path, readonly: bool) ->
         assert (turn.call, turn.observation, turn.recalled) == (ToolCall.act("go"), "you went", "")
         assert journal.failures("collect") == []
     with Journal.open(path) as journal:
-        assert journal._db.execute("PRAGMA user_version").fetchone()[0] == _journal_file.VERSION
+        assert journal._db.execute("PRAGMA user_version").fetchone()[0] == len(JOURNAL.steps)
         write(journal, Task("train/b", "train", "e"))
         assert len(list(journal.trajectories("collect"))) == 2
 
@@ -309,8 +309,8 @@ def test_a_journal_of_version_one_is_migrated(tmp_path: Path, readonly: bool) ->
 def test_a_failed_migration_leaves_the_old_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = version_one(tmp_path / "j.sqlite")
     with monkeypatch.context() as broken:
-        steps = (_journal_file.STEPS[0], (*_journal_file.STEPS[1], "CREATE NONSENSE"))
-        broken.setattr(_journal_file, "STEPS", steps)
+        steps = (JOURNAL.steps[0], (*JOURNAL.steps[1], "CREATE NONSENSE"))
+        broken.setattr("duomem.journal.JOURNAL", replace(JOURNAL, steps=steps))
         with pytest.raises(StoreError, match="NONSENSE"):
             Journal.open(path)
     db = sqlite3.connect(path)
@@ -325,10 +325,10 @@ def test_a_newer_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     with Journal.open(path) as journal:
         write(journal)
-        journal._db.execute(f"PRAGMA user_version = {_journal_file.VERSION + 1}")
+        journal._db.execute(f"PRAGMA user_version = {len(JOURNAL.steps) + 1}")
     before = path.read_bytes()
     for readonly in (False, True):
-        with pytest.raises(DataError, match=f"schema version {_journal_file.VERSION + 1}.*Update duomem"):
+        with pytest.raises(DataError, match=f"schema version {len(JOURNAL.steps) + 1}.*Update duomem"):
             Journal.open(path, readonly=readonly)
     assert path.read_bytes() == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,8 +47,21 @@ def test_counts_stay_and_add_up(tmp_path: Path) -> None:
     assert (first.replies, first.usage, first.lost) == (3, Usage(300, 120, 21), Usage(15, 0, 6))
     assert (second.what, second.usage) == ("remember", Usage(10, 0, 1))
     (tmp_path / "other").write_bytes(b"no database, but long enough to be looked at" * 20)
-    with pytest.raises(DataError, match="other is damaged"):
+    with pytest.raises(DataError, match="other is not a ledger"):
         Ledger(tmp_path / "other")
+
+
+def test_a_ledger_from_before_versions_goes_on(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "spent.sqlite")
+    ledger.add("collect", "teacher", "big", replies=1, usage=Usage(100, 40, 7))
+    ledger.close()
+    with sqlite3.connect(tmp_path / "spent.sqlite") as db:
+        db.execute("PRAGMA user_version = 0")
+    db.close()
+    again = Ledger(tmp_path / "spent.sqlite")
+    again.add("collect", "teacher", "big", replies=1, usage=Usage(100, 40, 7))
+    assert again.entries()[0].usage == Usage(200, 80, 14)
+    again.close()
 
 
 def asker(usage: Usage) -> Scripted:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from duomem import _bank_schema as schema
+from duomem._bank_schema import BANK
 from duomem.errors import DataError
 from duomem.types import MemoryId
 
@@ -44,7 +44,7 @@ class Entry:
 def history(path: Path | str) -> list[Entry]:
     """Every edit of an existing bank, oldest first, without an embedder. Raises `DataError` when there is no bank."""
     pins(path)
-    db = schema.connect(Path(path))
+    db = BANK.connect(Path(path), migrate=False)
     try:
         return entries(db)
     finally:
@@ -62,9 +62,9 @@ def pins(path: Path | str) -> Pins:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"No bank at {path}. Write memories first with: duomem remember")
-    db = schema.connect(path)
+    db = BANK.connect(path, migrate=False)
     try:
-        found = db.execute("SELECT value FROM meta WHERE name = 'pins'").fetchone() if schema.version(db, path) else None
+        found = db.execute("SELECT value FROM meta WHERE name = 'pins'").fetchone() if BANK.version(db, path) else None
     finally:
         db.close()
     if found is None:

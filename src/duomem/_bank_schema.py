@@ -1,19 +1,16 @@
 """The tables of a bank file, one script per schema version, and how texts are packed in them.
 
-In: a path or an open connection. Out: the same file at the newest version, packed and unpacked values. Each step is one
-transaction together with its version number. Not here: edits and searches.
+In: values. Out: packed and unpacked values. Not here: how such a file is opened (`duomem.sqlitefile`), edits and searches.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
 
-from duomem.errors import DataError
+from duomem.sqlitefile import Form
 
-STEPS: tuple[tuple[str, ...], ...] = (
+_STEPS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
         "CREATE TABLE keys(id INTEGER PRIMARY KEY, key BLOB NOT NULL, code BLOB NOT NULL)",
@@ -29,61 +26,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE usefulness(memory BLOB PRIMARY KEY, shown INTEGER NOT NULL, won INTEGER NOT NULL) WITHOUT ROWID",
     ),
 )
-"""Step i leads from version i to version i + 1. A released step is never edited."""
 
-APPLICATION_ID = 0x44754D65
-"""Marks a SQLite file as a bank ("DuMe")."""
+BANK = Form(
+    "a bank",
+    "Point to another file, or write memories with: duomem remember",
+    _STEPS,
+    application=0x44754D65,  # "DuMe"
+)
 
 DICTIONARY_BYTES = 2048
 """Length of the dictionary that packs a bank's texts; it is cut from the first memories. 4 kB packed no better."""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode, for any thread; commits are synced. Raises `DataError` for what is no bank."""
-    db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-    try:
-        version(db, path)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-    except (sqlite3.Error, DataError):
-        db.close()
-        raise
-    return db
-
-
-def version(db: sqlite3.Connection, path: Path) -> int:
-    """The schema version of a file; 0 for an empty one. Raises `DataError` for what is no bank or too new."""
-    try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        marked = int(db.execute("PRAGMA application_id").fetchone()[0])
-        tables = int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        raise DataError(
-            f"{path} is not a bank: {error}. Point to another file, or write memories with: duomem remember"
-        ) from error
-    if (found or tables) and marked != APPLICATION_ID:
-        raise DataError(f"{path} is a database, but not a bank. Point to another file, or write memories with: duomem remember")
-    if found > len(STEPS):
-        raise DataError(f"{path} has schema version {found}; this duomem knows up to {len(STEPS)}. Update duomem to read it.")
-    return found
-
-
-def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the newest version. The connection must be in autocommit mode."""
-    while (found := version(db, path)) < len(STEPS):
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            if version(db, path) == found:
-                for statement in STEPS[found]:
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {found + 1}")
-            db.execute("COMMIT")
-        except sqlite3.Error:
-            db.execute("ROLLBACK")
-            raise
 
 
 def dictionary(texts: Iterable[str]) -> bytes:

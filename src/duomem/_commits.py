@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from duomem._journal_file import store_error
 from duomem.errors import DuomemError
+from duomem.sqlitefile import store_error
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -35,6 +35,7 @@ class Commits:
 
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self.db, self._path = db, path
+        db.row_factory = sqlite3.Row
         self._waiting: list[_Piece] = []
         self._queue = threading.Lock()
         self._mutex = threading.RLock()

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from duomem import _bank_schema as schema
 from duomem._bank_file import REBUILD, Pins, entries
 from duomem._bank_file import Entry as Entry
 from duomem._bank_file import history as history
 from duomem._bank_file import pins as pins
 from duomem._bank_rows import Rows, blob_of
+from duomem._bank_schema import BANK
 from duomem.bankview import View
 from duomem.bankwords import Retrieval, require
 from duomem.embed import Embedder
@@ -90,8 +90,7 @@ class Bank:
             path.parent.mkdir(parents=True, exist_ok=True)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
-            db = schema.connect(path)
-            schema.migrate(db, path)
+            db = BANK.connect(path)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('pins', ?)", (json.dumps(asdict(pins)),))
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"No bank can be made at {path}: {error}. Free space there or choose another place.") from error
@@ -109,9 +108,7 @@ class Bank:
             raise MismatchError(f"{path} was made with the embedder {theirs}, not {ours}. {REBUILD}")
         if layout_hash is not None and layout_hash != found.layout:
             raise MismatchError(f"{path} was made for the layout {found.layout}, not {layout_hash}. {REBUILD}")
-        db = schema.connect(path)
-        schema.migrate(db, path)
-        return cls(path, db, embedder, found, retrieval)
+        return cls(path, BANK.connect(path), embedder, found, retrieval)
 
     def close(self) -> None:
         """Leaves one packed file, without side files, if no other process has it open. May be called again."""

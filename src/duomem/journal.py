@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from duomem import _journal_file as file
 from duomem._commits import Commits
+from duomem._journal_file import JOURNAL
 from duomem.errors import DataError, StoreError
+from duomem.sqlitefile import claim, store_error
 from duomem.types import (
     MemoryId,
     Message,
@@ -82,16 +83,16 @@ class Journal:
         path = Path(path)
         if readonly and not path.is_file():
             raise DataError(f"No journal at {path}. Collect runs first, or point to another run directory.")
-        lock_file = None if readonly else file.claim(path)
+        lock_file = None if readonly else claim(path)
         try:
-            if readonly and file.is_old(path):
+            if readonly and JOURNAL.is_old(path):
                 cls.open(path).close()
-            return cls(path, file.connect(path, readonly), lock_file)
+            return cls(path, JOURNAL.connect(path, readonly=readonly), lock_file)
         except (sqlite3.Error, DataError, StoreError) as error:
             if lock_file:
                 lock_file.close()
             if isinstance(error, sqlite3.Error):
-                raise file.store_error(path, error) from error
+                raise store_error(path, error) from error
             raise
 
     def close(self) -> None:

@@ -15,17 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from duomem._commits import Commits
-from duomem._journal_file import store_error
-from duomem.errors import DataError
 from duomem.models import Model
 from duomem.spending import Meter, Metered
+from duomem.sqlitefile import Form, store_error
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest, dump, load
 
-SCHEMA = 1
-_TABLE = """CREATE TABLE IF NOT EXISTS calls(
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, time REAL NOT NULL)"""
-
-
+KEPT = Form(
+    "a file of kept replies",
+    "Move it away; replies are then paid again.",
+    (
+        (
+            """CREATE TABLE IF NOT EXISTS calls(
+            key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, time REAL NOT NULL)""",
+        ),
+    ),
+    tables=frozenset({"calls"}),
+)
 _NOTHING = Usage()
 
 
@@ -56,7 +61,7 @@ class Paid:
         self._spent = Spent()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._commits = Commits(_connect(path), path)
+            self._commits = Commits(KEPT.connect(path), path)
         except sqlite3.Error as error:
             raise store_error(path, error) from error
 
@@ -105,27 +110,3 @@ class Paid:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-    try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if found > SCHEMA or (tables and tables != {"calls"}):
-            raise DataError(
-                f"{path} does not hold the kept replies of a writing model. Move it away; replies are then paid again."
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute(_TABLE)
-        db.execute(f"PRAGMA user_version = {SCHEMA}")
-    except sqlite3.OperationalError:
-        db.close()
-        raise
-    except (sqlite3.DatabaseError, DataError) as error:
-        db.close()
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged: {error}. Move it away; replies are then paid again.") from error
-    return db

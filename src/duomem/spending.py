@@ -14,15 +14,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from duomem._journal_file import store_error
-from duomem.errors import BudgetSpent, DataError
+from duomem.errors import BudgetSpent
 from duomem.models import Model
+from duomem.sqlitefile import Form, store_error
 from duomem.types import Message, Reply, Sampling, Tool, Usage
 
 MILLION = 1_000_000
-_TABLE = """CREATE TABLE IF NOT EXISTS spent(
-    what TEXT, role TEXT, model TEXT, replies INTEGER, prompt INTEGER, cached INTEGER, completion INTEGER,
-    lost_prompt INTEGER, lost_completion INTEGER, PRIMARY KEY (what, role, model))"""
+LEDGER = Form(
+    "a ledger",
+    "Move it away; what was spent before is then no longer counted.",
+    (
+        (  # the first ledgers had the table without a version
+            """CREATE TABLE IF NOT EXISTS spent(
+            what TEXT, role TEXT, model TEXT, replies INTEGER, prompt INTEGER, cached INTEGER, completion INTEGER,
+            lost_prompt INTEGER, lost_completion INTEGER, PRIMARY KEY (what, role, model))""",
+        ),
+    ),
+    tables=frozenset({"spent"}),
+    # A commit survives a killed process; only a power cut can take the last ones, and the journal has them too.
+    pragmas=("synchronous = NORMAL",),
+)
 _ADD = """INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     replies = replies + excluded.replies, prompt = prompt + excluded.prompt, cached = cached + excluded.cached,
     completion = completion + excluded.completion, lost_prompt = lost_prompt + excluded.lost_prompt,
@@ -77,17 +88,9 @@ class Ledger:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            # A commit survives a killed process; only a power cut can take the last ones, and the journal has them too.
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute(_TABLE)
-        except sqlite3.OperationalError as error:
+            self._db = LEDGER.connect(path)
+        except sqlite3.Error as error:
             raise store_error(path, error) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{path} is damaged: {error}. Move it away; what was spent before is then no longer counted."
-            ) from error
 
     def add(
         self, what: str, role: str, model: str, *, replies: int = 0, usage: Usage = _NOTHING, lost: Usage = _NOTHING

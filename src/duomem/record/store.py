@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from duomem._commits import Commits
-from duomem._journal_file import claim, store_error
 from duomem.errors import DataError, StoreError, UsageError
-from duomem.record import _links, _tables
+from duomem.record import _links
 from duomem.record._rows import Begun, Ended, Exchange, Outcome, exchanges
+from duomem.record._tables import RECORDING
+from duomem.sqlitefile import claim, store_error
 from duomem.types import dump
 
 FILE = "record.sqlite"
@@ -45,7 +46,9 @@ class RecordStore:
             raise DataError(f"No recording at {path}. Record an agent first: duomem record --run {path.parent} --upstream URL")
         lock = claim(path) if mode == "record" else None
         try:
-            store = cls(path, _tables.connect(path, mode == "read"), lock)
+            if mode == "record":
+                path.touch(mode=0o600)  # an agent's conversations are their owner's alone
+            store = cls(path, RECORDING.connect(path, readonly=mode == "read"), lock)
             if mode == "record":
                 store._mark_cut()
             return store
