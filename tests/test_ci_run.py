@@ -1,4 +1,4 @@
-"""`.ci/run` makes sure that Chromium is there before the tests run, and says plainly where it cannot; with stand-ins on PATH."""
+"""`.ci/run` sees to Chromium before the tests run, and says plainly where it cannot; with stand-ins on PATH."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ libraries are imported by the verbs that need them, so that `duomem --help` is q
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -35,7 +36,7 @@ LIBRARIES = {
 """Libraries' own bars and warnings would tear the progress bars apart, and waiting threads that spin slow down busy cores.
 Read by the libraries when they load, so set before. A user's own settings win."""
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 verbs.add_to(app)
 tools.add_to(app)
 engine.add_to(app)
@@ -48,6 +49,9 @@ memories.add_to(app)
 def main() -> None:
     """Entry point of the `duomem` command."""
     argv = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding shows what it lacks by number
     for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for its developers
@@ -55,6 +59,9 @@ def main() -> None:
         app(argv, prog_name="duomem")
     except DuomemError as error:
         sys.exit(failed(error))
+    except BrokenPipeError:  # `duomem ... | head`: nobody reads on, which is no error of the run's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:  # a full disk, a lost mount, missing rights: the user's to solve, like our own errors
         words = f"{error.filename or 'A file of the run'}: {error.strerror or error}. Then run the command again."
         sys.exit(failed(InfraError(words)))

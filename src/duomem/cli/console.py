@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import shlex
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,14 +27,23 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from duomem import safetext
 from duomem.errors import DuomemError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+def safe(words: str, style: str = "") -> Text:
+    """Recorded text for rich, whole: harmless, and neither markup nor names of emoji mean anything in it."""
+    return Text(safetext.plain(words, None), style)
+
+
 class Terminal:
-    """The streams of one command. `json` asks for one JSON object on stdout, `debug` for tracebacks."""
+    """The streams of one command. `json` asks for one JSON object on stdout, `debug` for tracebacks.
+
+    Words pass through `safetext`, since they may hold what models and environments wrote; JSON is ASCII, so it needs no care.
+    """
 
     def __init__(self) -> None:
         self.json = False
@@ -42,21 +51,22 @@ class Terminal:
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def result(self, data: Mapping[str, Any], words: str = "") -> None:
-        """Print a command's result: `data` as JSON where asked for, else `words` (or the data, a line a key)."""
+    def result(self, data: Mapping[str, Any], words: str | Sequence[RenderableType] = "") -> None:
+        """Print a command's result: `data` as JSON where asked for, else `words` (or the data, a line a key). What is not a
+        string has been made safe by its maker."""
         if self.json:
             print(json.dumps(data, sort_keys=True, default=str))
-        elif words:
-            self.out.print(words, markup=False)
+        elif not isinstance(words, str):
+            for part in words:
+                self.out.print(part, soft_wrap=False)
         else:
-            for key, value in data.items():
-                self.out.print(f"{key}: {value}", markup=False)
+            self.out.print(safe(words or "\n".join(f"{key}: {value}" for key, value in data.items())))
 
     def note(self, words: str) -> None:
-        self.err.print(words, style="dim", markup=False)
+        self.err.print(safe(words, "dim"))
 
     def error(self, words: str) -> None:
-        self.err.print(Text(f"Error: {words}", style="red"))
+        self.err.print(safe(f"Error: {words}", "red"))
 
 
 terminal = Terminal()
