@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from duomem.logs import Bad, BadField, Body, Record, Row
 from duomem.logs import _messages as chat
 from duomem.logs._fields import number, success, text
+from duomem.logs._read import each
 from duomem.logs.sharegpt import conversations
 from duomem.types import Message, StopReason
 
@@ -31,14 +32,7 @@ def knows(body: Body) -> bool:
 
 
 def read(rows: Iterable[Row | Bad]) -> Iterator[Record | Bad]:
-    for row in rows:
-        if isinstance(row, Bad):
-            yield row
-            continue
-        try:
-            yield _record(row)
-        except BadField as error:
-            yield Bad(row.place, error.field, error.why)
+    return each(rows, lambda row: [_record(row)])
 
 
 def _record(row: Row) -> Record:
