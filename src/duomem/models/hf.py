@@ -17,10 +17,9 @@ from pydantic import Field
 
 from duomem import weights
 from duomem._chat_options import ChatOptions, check_style, tokenizer_of
-from duomem.chat import PLAIN, Style, encode, end_of_turn, read_answer
-from duomem.envs import ACT
+from duomem.chat import PLAIN, Style, count_tokens, end_of_turn, read_answer
 from duomem.errors import DataError, MissingExtra, UsageError
-from duomem.models import ContextFull
+from duomem.models._local import Local
 from duomem.types import Message, Reply, Sampling, Tool, Usage
 
 if TYPE_CHECKING:
@@ -58,22 +57,16 @@ class Config(ChatOptions):
     """Run Python code that comes with the model. Only for models whose code you have read."""
 
 
-class HfModel:
+class HfModel(Local):
     """A loaded model. `reply` blocks; see `duomem.models.Model`."""
 
     def __init__(self, scheduler: Scheduler, tokenizer: Any, context: int, facts: dict[str, str], style: Style = PLAIN) -> None:
-        self.tokenizer = tokenizer
-        self.context = context
-        self.style = style
+        super().__init__(tokenizer, context, facts, style)
         self._scheduler = scheduler
-        self._facts = facts
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
         started = time.perf_counter()
-        offered = tuple(tool for tool in tools if tool != ACT)  # a text world's one tool is spoken in the layout's words
-        ids = encode(self.tokenizer, messages, generate=True, tools=offered, style=self.style).ids
-        if len(ids) + sampling.max_tokens > self.context:
-            raise ContextFull(f"{len(ids)} prompt tokens and {sampling.max_tokens} for an answer exceed {self.context}.")
+        ids, offered = self.prompt(messages, tools, sampling)
         done = self._scheduler.run(ids, sampling)
         said = self._said(done, messages, offered)
         usage = Usage(len(ids), done.cached, len(done.tokens))
@@ -87,23 +80,12 @@ class HfModel:
         whole = done.finish != "length"
         return read_answer(self.tokenizer, text, messages, tools=offered, style=self.style, whole=whole)
 
-    def count(self, text: str) -> int:
-        """Tokens of a text in this model's vocabulary."""
-        from duomem.chat import count_tokens
-
-        return count_tokens(self.tokenizer, text)
-
-    def provenance(self) -> dict[str, str]:
-        return dict(self._facts)
-
     def close(self) -> None:
         self._scheduler.close()
 
 
 def counter(config: Config) -> Callable[[str], int]:
     """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
-    from duomem.chat import count_tokens
-
     return partial(count_tokens, _tokenizer(config))
 
 

@@ -22,11 +22,10 @@ from pydantic import Field
 
 from duomem import weights
 from duomem._chat_options import ChatOptions, check_style, tokenizer_of
-from duomem.chat import PLAIN, Style, encode, end_of_turn, read_answer
-from duomem.envs import ACT
+from duomem.chat import PLAIN, Style, count_tokens, end_of_turn, read_answer
 from duomem.errors import InfraError, MissingExtra, UsageError
-from duomem.models import ContextFull
 from duomem.models._gguf import WRITER, FileType, kept, write_adapter, write_base
+from duomem.models._local import Local
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -65,25 +64,19 @@ class Served:
     model: str
 
 
-class LlamaCpp:
+class LlamaCpp(Local):
     """A loaded model. `reply` blocks; see `duomem.models.Model`."""
 
     def __init__(
         self, server: Any, tokenizer: Any, context: int, slots: int, facts: dict[str, str], style: Style = PLAIN
     ) -> None:
-        self.tokenizer = tokenizer
-        self.context = context
-        self.style = style
+        super().__init__(tokenizer, context, facts, style)
         self._server: Any = server
         self._slots = _Slots(slots)
-        self._facts = facts
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
         started = time.perf_counter()
-        offered = tuple(tool for tool in tools if tool != ACT)  # a text world's one tool is spoken in the layout's words
-        ids = encode(self.tokenizer, messages, generate=True, tools=offered, style=self.style).ids
-        if len(ids) + sampling.max_tokens > self.context:
-            raise ContextFull(f"{len(ids)} prompt tokens and {sampling.max_tokens} for an answer exceed {self.context}.")
+        ids, offered = self.prompt(messages, tools, sampling)
         with self._slots.taken(ids) as slot:
             done = self._ask(ids, sampling, slot, self._marks if offered else ())
         choice, usage = done["choices"][0], done["usage"]
@@ -121,15 +114,6 @@ class LlamaCpp:
             raise InfraError(f"models/llamacpp: llama.cpp says: {done['error'].get('message', done['error'])}")
         return done
 
-    def count(self, text: str) -> int:
-        """Tokens of a text in this model's vocabulary."""
-        from duomem.chat import count_tokens
-
-        return count_tokens(self.tokenizer, text)
-
-    def provenance(self) -> dict[str, str]:
-        return dict(self._facts)
-
     def close(self) -> None:
         self._server = None  # its destructor stops the engine
 
@@ -166,8 +150,6 @@ class _Slots:
 
 def counter(config: Config) -> Callable[[str], int]:
     """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
-    from duomem.chat import count_tokens
-
     return partial(count_tokens, tokenizer_of(config.path, config, revision=config.revision))
 
 
