@@ -25,6 +25,8 @@ SCENE = (
     "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, a cabinet 2, a countertop 1,"
     " a desk 1, a drawer 1, a sidetable 1, and a sinkbasin 1."
 )
+SECRET = "train/secretpath-Plate-None-Cabinet-77/trial_T1"
+"""The task of these trajectories; its words may stand in no memory."""
 CLEAN = [
     "go to countertop 1",
     "go to cabinet 2",
@@ -43,7 +45,8 @@ def played(
     commands: Sequence[str] = tuple(CLEAN),
     goal: str = "put a clean plate in cabinet.",
     *,
-    task: str = "train/secretpath/trial_T1",
+    scene: str = SCENE,
+    task: str = SECRET,
     stop: StopReason = StopReason.WON,
     invalid: Sequence[int] = (),
     shown: Sequence[str] = (),
@@ -58,7 +61,7 @@ def played(
         for index, command in enumerate(commands)
     )
     origin = Origin(model="teacher-x", licence="licence-y")
-    return Trajectory(Task(task, "train", "test"), 0, goal, SCENE, (), turns, stop, tuple(shown), origin)
+    return Trajectory(Task(task, task.split("/")[0], "test"), 0, goal, scene, (), turns, stop, tuple(shown), origin)
 
 
 class Author:

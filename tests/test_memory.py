@@ -22,61 +22,18 @@ from duomem.types import (
     Budget,
     EpisodeView,
     Memory,
-    Message,
-    Origin,
     Outcome,
     Provenance,
     Recall,
-    Reply,
     StopReason,
-    Task,
-    ToolCall,
     Trajectory,
-    Turn,
 )
+from memory_world import CLEAN, SCENE, SECRET, played
 
-SCENE = (
-    "You are in the middle of a room. Looking quickly around you, you see a cabinet 1, a cabinet 2, a countertop 1,"
-    " a desk 1, a drawer 1, a sidetable 1, and a sinkbasin 1."
-)
-SECRET = "train/secret_type-Plate-None-Cabinet-77/trial_T1"
-CLEAN = [
-    "go to countertop 1",
-    "go to cabinet 2",
-    "open cabinet 2",
-    "take plate 1 from cabinet 2",
-    "go to sinkbasin 1",
-    "clean plate 1 with sinkbasin 1",
-    "go to cabinet 1",
-    "open cabinet 1",
-    "move plate 1 to cabinet 1",
-]
 CLEAN_SCRIPT = """put a clean plate in cabinet.
 1. plate: take from countertop, cabinet
 2. plate: clean with sinkbasin
 3. plate: move to cabinet"""
-
-
-def played(
-    commands: Sequence[str],
-    goal: str = "put a clean plate in cabinet.",
-    *,
-    scene: str = SCENE,
-    task: str = SECRET,
-    stop: StopReason = StopReason.WON,
-    invalid: Sequence[int] = (),
-) -> Trajectory:
-    turns = tuple(
-        Turn(
-            Reply(Message.of("assistant", f"Thought: on with it\nAction: {command}")),
-            ToolCall.act(command),
-            "Nothing happens." if index in invalid else f"You {command}.",
-            valid=index not in invalid,
-        )
-        for index, command in enumerate(commands)
-    )
-    origin = Origin(model="teacher-x", licence="licence-y")
-    return Trajectory(Task(task, task.split("/")[0], "test"), 0, goal, scene, (), turns, stop, origin=origin)
 
 
 def script_of(commands: Sequence[str], **options: Any) -> str:

@@ -26,7 +26,7 @@ from duomem.models.scripted import Config as ScriptedConfig
 from duomem.models.scripted import build as scripted
 from duomem.paid import Paid
 from duomem.types import BankEdit, Budget, EpisodeView, Memory, Message, Sampling, StopReason, Trajectory
-from memory_world import CLEAN, SCRIPT, Author, Nothing, played
+from memory_world import CLEAN, SCRIPT, SECRET, Author, Nothing, played
 
 GOAL = "put a clean plate in cabinet."
 ASKS_TASK, ASKS_PARTS, ASKS_ACTIONS = "The procedure:", "The parts:", "The actions:"
@@ -88,7 +88,7 @@ def test_what_is_no_memory_is_refused_and_counted_never_replaced(answer: str, wh
     used = strategy()
     assert used.write(played(), EMPTY, author) == []
     (refusal,) = used.refusals
-    assert (refusal.task_id, refusal.question) == ("train/secretpath/trial_T1", "task")
+    assert (refusal.task_id, refusal.question) == (SECRET, "task")
     assert why in refusal.reason
     assert len(author.asked) == 2, "asked once more"
     first, said, again = author.asked[1]
@@ -287,7 +287,7 @@ def test_a_memory_that_did_not_help_is_rewritten_and_no_other(tmp_path: Path) ->
         assert SCRIPT in texts["heat some egg."]
         new = next(memory for memory in bank.view().memories() if memory.key == GOAL)
         tasks = {source.task_id for source in bank.view().sources(new.id)}
-        assert tasks == {"train/secretpath/trial_T1", "train/c/t"}, "it is shown to none of its sources"
+        assert tasks == {SECRET, "train/c/t"}, "it is shown to none of its sources"
         assert used.write(lost, bank.view(), author) == [], "it was rewritten already"
         question = author.asked[-1][0].text
         assert SCRIPT in question
