@@ -109,7 +109,7 @@ def _arm(run: RunFolder, folder: RunFolder, arm: Arm, order: Order, talk: Talk) 
             table = settings.student
             sampling = Sampling(table.temperature, table.max_tokens, seed=settings.run.seed)
             recall = _recall(run, arm, loaded, model)
-            find = _declared(run)
+            find = declared_locator(run)
             with (
                 serving(model, parts.layout(settings), recall, sampling, arm.name) as url,
                 _recording(folder.root / arm.name, url, find) as recorded,
@@ -173,7 +173,7 @@ def _recall(run: RunFolder, arm: Arm, loaded: parts.Parts, model: Model) -> Reca
         return lambda messages, body: []
     from duomem.record import functions
 
-    find, view, budget = functions.locator(_declared(run)), bank.view(), parts.budget(run.settings)
+    find, view, budget = functions.locator(declared_locator(run)), bank.view(), parts.budget(run.settings)
     split = run.settings.teacher.split
 
     def recall(messages: Sequence[Any], body: Any) -> list[str]:
@@ -184,7 +184,7 @@ def _recall(run: RunFolder, arm: Arm, loaded: parts.Parts, model: Model) -> Reca
     return recall
 
 
-def _declared(run: RunFolder) -> str:
+def declared_locator(run: RunFolder) -> str:
     """The task locator of the run's recording, without its pin; the default where nothing was recorded."""
     from duomem.record.functions import DEFAULT
     from duomem.record.store import FILE, RecordStore

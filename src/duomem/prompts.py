@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -111,6 +111,33 @@ def opening(layout: Layout, goal: str, scene: str, memories: Sequence[str]) -> t
     system, user = fill(layout.system, **slots), fill(layout.opening, **slots)
     head = (Message.of("system", system),) if system else ()
     return (*head, Message.of("user", user))
+
+
+def read_opening(layout: Layout, prompt: Sequence[Message]) -> tuple[str, str] | None:
+    """Goal and scene of a prompt that `opening` wrote without memories; None for any other prompt. A goal is one line where the
+    text can be read so."""
+    for goal in ("[^\n]*", ".*?"):
+        pattern = template_pattern(layout.opening, {"goal": goal}, instructions=layout.instructions, memories="")
+        match = pattern.fullmatch(prompt[-1].text) if prompt else None
+        found = match.groupdict() if match else {}
+        words = found.get("goal", ""), found.get("scene", "")
+        if words[0].strip() and opening(layout, *words, ()) == tuple(prompt):
+            return words
+    return None
+
+
+def template_pattern(template: str, forms: Mapping[str, str] | None = None, /, **fixed: str) -> re.Pattern[str]:
+    """What fits a template: each slot a group of its name, of any text or of its form, a fixed one its text."""
+    parts = re.split(r"\{(\w+)\}", template)
+    made = ""
+    for index, part in enumerate(parts):
+        if index % 2 == 0:
+            made += re.escape(part)
+        elif part in fixed:
+            made += re.escape(fixed[part])
+        else:
+            made += f"(?P={part})" if f"(?P<{part}>" in made else f"(?P<{part}>{(forms or {}).get(part, '.*')})"
+    return re.compile(made, re.S)
 
 
 def with_memories(layout: Layout, prompt: Sequence[Message], memories: Sequence[str]) -> tuple[Message, ...]:

@@ -13,7 +13,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, memories, price, record, tools, verbs
+from duomem.cli import engine, logs, memories, price, record, serve, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -44,6 +44,7 @@ price.add_to(app)
 logs.add_to(app)
 record.add_to(app)
 memories.add_to(app)
+serve.add_to(app)
 
 
 def main() -> None:

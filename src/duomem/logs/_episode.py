@@ -16,7 +16,7 @@ from duomem._episode import NOTHING
 from duomem.logs import BadField, Record
 from duomem.logs._fields import at, success, text
 from duomem.logs._meta import Meta, found
-from duomem.prompts import AS_RECORDED, Layout, fill, parse
+from duomem.prompts import AS_RECORDED, Layout, fill, parse, template_pattern
 from duomem.record.functions import locator
 from duomem.types import Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, digest
 
@@ -146,19 +146,7 @@ def _observation(
 
 @cache
 def _turn_pattern(template: str) -> re.Pattern[str]:
-    return _pattern(template)
-
-
-def _pattern(template: str, **fixed: str) -> re.Pattern[str]:
-    """What fits a template of a layout: each slot a group of its name, a fixed one its text."""
-    parts = re.split(r"\{(\w+)\}", template)
-    made = ""
-    for index, part in enumerate(parts):
-        if index % 2 == 0:
-            made += re.escape(part)
-        else:
-            made += re.escape(fixed[part]) if part in fixed else f"(?P={part})" if f"(?P<{part}>" in made else f"(?P<{part}>.*)"
-    return re.compile(made, re.S)
+    return template_pattern(template)
 
 
 def _task(
@@ -180,7 +168,7 @@ def _task(
 
 def _opened(layout: Layout, text: str) -> dict[str, str]:
     """Goal and scene of a first user message that the layout wrote without memories; nothing of any other."""
-    match = _pattern(layout.opening, instructions=layout.instructions, memories="").fullmatch(text)
+    match = template_pattern(layout.opening, instructions=layout.instructions, memories="").fullmatch(text)
     return match.groupdict() if match and match.groupdict().get("goal", "").strip() else {}
 
 
