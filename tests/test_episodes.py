@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,6 +253,18 @@ def test_what_was_open_is_broken_when_the_recorder_comes_back(tmp_path: Path) ->
     store.close()
     with RecordStore.open(tmp_path / FILE, "record") as store:
         assert store.exchanges("e")[0].state == "broken"
+
+
+def test_a_recording_of_the_first_schema_can_be_read(tmp_path: Path) -> None:
+    with RecordStore.open(tmp_path / FILE, "record") as store:
+        store.begin(Begun("chat", "/v1/chat/completions", {}, "e", "url", task="old"))
+    db = sqlite3.connect(tmp_path / FILE)
+    db.execute("ALTER TABLE exchanges DROP COLUMN task_error")
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    with RecordStore.open(tmp_path / FILE) as store:
+        assert [(each.task, each.task_error) for each in store.exchanges("e")] == [("old", "")]
 
 
 def test_a_recording_is_declared_once_and_other_files_are_refused(tmp_path: Path) -> None:

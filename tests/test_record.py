@@ -539,8 +539,12 @@ def test_a_locator_that_fails_does_not_stop_the_agent(tmp_path: Path) -> None:
     file.write_text("def find(messages):\n    return 1 / 0\n")
     with world(tmp_path / "run", task=f"python:{file}:find") as made:
         assert post(made.url, "chat").status_code == 200
+        why = "the task locator failed: ZeroDivisionError: division by zero"
+        assert made.only().problem == why
         made.store.judge(made.only().id, True, "test")
-        assert made.only().problem == "the task locator found no task"
+        assert made.only().problem == why, "nothing can be learned without a task"
+    shown = duomem("episodes", tmp_path / "run")
+    assert why in shown.stdout
 
 
 def test_a_large_request_is_refused(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Begun:
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     task: str = ""
+    task_error: str = ""
+    """What the user's locator raised; empty where it raised nothing."""
     previous: str = ""
     conversation: str = ""
     gap: str = ""
@@ -73,6 +75,7 @@ class Exchange:
     tools: tuple[Tool, ...]
     before: str
     task: str
+    task_error: str
     parent: int | None
     choice: int
     doubt: bool
@@ -122,6 +125,7 @@ def _exchange(row: sqlite3.Row, messages: tuple[Message, ...], tools: tuple[Tool
         tools=tools,
         before=row["before"],
         task=row["task"],
+        task_error=row["task_error"],
         parent=row["parent"],
         choice=row["choice"],
         doubt=bool(row["doubt"]),

@@ -31,6 +31,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             source TEXT NOT NULL, at REAL NOT NULL)""",
         "CREATE INDEX outcome_episode ON outcomes(episode)",
     ),
+    ("ALTER TABLE exchanges ADD COLUMN task_error TEXT NOT NULL DEFAULT ''",),
 )
 
 RECORDING = Form(

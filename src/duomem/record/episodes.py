@@ -22,6 +22,9 @@ helper's conversation beside the main one."""
 LOST = "lost"
 """The problem of an episode that is whole, but no success."""
 
+UNLOCATED = "the task locator failed"
+"""How the problem of an episode begins whose task the user's locator could not find, since it raised an error."""
+
 QUOTED = 24
 """Letters of a reply that have to stand in a new beginning for it to count as a summary of what was before."""
 
@@ -105,6 +108,8 @@ def _problem(exchanges: Sequence[Exchange], trees: Sequence[Tree], task: str, ou
         return "no reply came to its end"
     if problem := next((tree.problem for tree in main if tree.problem), ""):
         return problem
+    if not task and (failed := next((each.task_error for each in exchanges if each.task_error), "")):
+        return f"{UNLOCATED}: {failed}"
     if outcome is None:
         return "no outcome"
     if not outcome.won:

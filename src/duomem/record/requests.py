@@ -27,6 +27,7 @@ def begun_of(call: Call, redactor: Redactor, find_task: Locator, conversation: s
         text = redactor.text(call.body.decode("utf-8", "replace"))
         words = f"a request that cannot be read: {str(error) or type(error).__name__}"
         return Begun(call.api, call.path, {"unreadable": text}, call.episode, _named(call, "", ""), gap=words)
+    task, task_error = _task(find_task, request, body)
     found = re.sub(r"[^\w.:@-]", "_", plain(follow(body, conversation.split("."))))[:200] if conversation else ""
     return Begun(
         api=call.api,
@@ -38,17 +39,19 @@ def begun_of(call: Call, redactor: Redactor, find_task: Locator, conversation: s
         stream=request.stream,
         messages=request.messages,
         tools=request.tools,
-        task=redactor.text(_task(find_task, request, body)),
+        task=redactor.text(task),
+        task_error=redactor.text(task_error),
         previous=request.previous,
         conversation=request.conversation,
     )
 
 
-def _task(find_task: Locator, request: wire.Request, body: dict[str, Any]) -> str:
+def _task(find_task: Locator, request: wire.Request, body: dict[str, Any]) -> tuple[str, str]:
+    """The task's words, and what the locator raised instead."""
     try:
-        return find_task.task(request.messages, body)
-    except Exception:  # noqa: BLE001  the user's function: the recording goes on, and the episode is listed as one without a task
-        return ""
+        return find_task.task(request.messages, body), ""
+    except Exception as error:  # noqa: BLE001  the user's function: the recording goes on, and the episode is listed with the reason
+        return "", f"{type(error).__name__}: {error}"
 
 
 def _named(call: Call, found: str, conversation: str) -> Named:

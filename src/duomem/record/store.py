@@ -48,6 +48,8 @@ class RecordStore:
         try:
             if mode == "record":
                 path.touch(mode=0o600)  # an agent's conversations are their owner's alone
+            if mode == "read" and RECORDING.is_old(path):
+                RECORDING.connect(path).close()
             store = cls(path, RECORDING.connect(path, readonly=mode == "read"), lock)
             if mode == "record":
                 store._mark_cut()
@@ -120,6 +122,7 @@ class RecordStore:
                 "before": link.before,
                 "conversation": begun.conversation,
                 "task": begun.task,
+                "task_error": begun.task_error,
                 "parent": link.parent,
                 "choice": link.choice,
                 "gap": link.gap,

@@ -18,7 +18,7 @@ from duomem.journal import Journal
 from duomem.logs._episode import SAY
 from duomem.prompts import AS_RECORDED
 from duomem.record import episodes
-from duomem.record.episodes import LOST, Episode, Tree
+from duomem.record.episodes import LOST, UNLOCATED, Episode, Tree
 from duomem.record.store import FILE, RecordStore
 from duomem.rundir import RunFolder, key
 from duomem.talk import Talk
@@ -71,6 +71,8 @@ def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> dict[str, A
 
 def kind(problem: str) -> str:
     """A problem without the numbers of its exchanges."""
+    if problem.startswith(UNLOCATED):
+        return UNLOCATED
     return "ambiguous" if problem.startswith("ambiguous") else "cut" if "cut" in problem else problem
 
 
