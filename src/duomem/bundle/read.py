@@ -1,0 +1,181 @@
+"""Opens a bundle: everything about it is checked before anything in it is loaded, then its parts are handed out, typed.
+
+In: a folder or a zip, the keys that the user trusts. Out: a `Bundle`, or a `DataError` that says what is wrong with it. Not
+here: what is checked (`duomem.bundle.check`), engines and serving.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from duomem import weights
+from duomem.bank import Bank
+from duomem.bundle import archive, check, keys, manifest
+from duomem.bundle.keys import Key, Signed
+from duomem.bundle.manifest import Manifest
+from duomem.errors import DataError, UsageError
+from duomem.memory import MemoryStrategy
+from duomem.prompts import Layout
+from duomem.record.functions import Locator, locator
+
+Trust = Path | Sequence[Key] | None
+"""A file of public keys, keys, or None: the user's own trust file."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. Use it as a context manager: one that came as a zip lies in a folder of its own until `close`."""
+
+    root: Path
+    """Where its members lie."""
+    manifest: Manifest
+    signed: Signed | None
+    """Who signed it; None where the caller allowed one that is not signed."""
+    base: str = ""
+    """The folder or name of the base that the user gave in place of the manifest's."""
+    temporary: bool = False
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes what was unpacked from a zip. May be called again."""
+        if self.temporary:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def base_path(self) -> str:
+        """What `models/hf` and `models/llamacpp` take as `path`: a name of the package, a hub name, a folder."""
+        if self.base:
+            return self.base
+        if self.manifest.base.source == "folder":
+            raise UsageError(
+                f"The bundle {self.manifest.name} needs the base {self.manifest.base.name}, which was a folder where it was "
+                "made. Say where it is here: --base FOLDER"
+            )
+        return self.manifest.base.name
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter, as `duomem tune` wrote it and PEFT reads it."""
+        return self.root / manifest.ADAPTER if self.manifest.verdict.adapter else None
+
+    def gguf(self, kind: str) -> Path | None:
+        """The GGUF file of a kind: "adapter" or "merged"."""
+        return next((self.root / each.path for each in self.manifest.gguf if each.kind == kind), None)
+
+    @property
+    def bank(self) -> Path | None:
+        return self.root / manifest.BANK if self.manifest.memory else None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.model_validate_json((self.root / manifest.LAYOUT).read_bytes())
+
+    @property
+    def locator(self) -> Locator:
+        """Finds the task in a request. Raises `UsageError` where it is a function of the user's that is not here as it was."""
+        rule = self.manifest.task
+        found = locator(rule.locator)
+        if found.pin != rule.pin:
+            raise UsageError(
+                f"The task locator {rule.locator} is another one here than where the bundle was made. Bring the same file."
+            )
+        return found
+
+    @property
+    def template(self) -> Path | None:
+        """A chat template that stands in for the base's own."""
+        return self.root / manifest.TEMPLATE if self.manifest.member(manifest.TEMPLATE) else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that `models/hf` and `models/llamacpp` share: base, adapter, and how conversations are written."""
+        found: dict[str, Any] = {"path": self.base_path, "thinking": self.manifest.student.thinking}
+        found["tool_calls"] = self.manifest.student.tool_calls
+        if self.manifest.base.revision and not self.base:
+            found["revision"] = self.manifest.base.revision
+        if self.adapter:
+            found["adapter"] = str(self.adapter)
+        if self.template:
+            found["chat_template"] = str(self.template)
+        return found
+
+    def open_bank(self) -> Bank | None:
+        """The bank, for reading only; None where the decision left the memories out. Close it."""
+        return check.open_bank(self.root / manifest.BANK, self.manifest) if self.manifest.memory else None
+
+    def strategy(self, count: Callable[[str], int] | None = None) -> MemoryStrategy | None:
+        """What chooses memories, with the evaluation's options. `count` says how long a text is in the student's tokens."""
+        from duomem.parts import build
+
+        memory = self.manifest.memory
+        if memory is None or memory.k == 0:
+            return None
+        made: MemoryStrategy = build("memory", memory.strategy, memory.options, **({"count": count} if count else {}))
+        return made
+
+
+def open_bundle(
+    path: Path | str, *, trust: Trust = None, allow_unsigned: bool = False, base: str = "", check_base: bool = True
+) -> Bundle:
+    """A bundle whose every part is what its maker signed.
+
+    `trust` decides whose signature counts; `allow_unsigned` lets one pass that nobody signed (never one that is signed wrongly
+    or by a stranger). `base` names the base where the manifest's is not here; with `check_base` its files are compared with the
+    manifest's hashes. Raises `DataError` for a bundle that is not to be used, `UsageError` for a missing one and for no keys.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"There is no bundle at {path}. Make one with: duomem bundle RUN -o {path}")
+    if path.is_dir():
+        return _checked(path, path, trust, allow_unsigned, base, check_base, temporary=False)
+    folder = Path(tempfile.mkdtemp(prefix="duomem-bundle-"))
+    try:
+        with archive.Archive(path) as opened:
+            head = {name: opened.read(name, keys.LARGEST) for name in (manifest.MANIFEST, manifest.SIGNATURE) if name in opened}
+            check.head(head, str(path), _keys(trust, head, path), allow_unsigned, opened.sizes)
+            opened.extract(folder)
+        return _checked(folder, path, trust, allow_unsigned, base, check_base, temporary=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _checked(
+    root: Path, shown: Path, trust: Trust, allow_unsigned: bool, base: str, check_base: bool, *, temporary: bool
+) -> Bundle:
+    sizes = check.files(root, str(shown))
+    head = {name: (root / name).read_bytes() for name in (manifest.MANIFEST, manifest.SIGNATURE) if name in sizes}
+    found, signed = check.head(head, str(shown), _keys(trust, head, shown), allow_unsigned, sizes)
+    check.members(root, found, str(shown))
+    check.contents(root, found, str(shown))
+    bundle = Bundle(root, found, signed, base, temporary)
+    if check_base and found.base.source != "endpoint":
+        check.base(bundle.manifest, weights.folder_of(bundle.base_path, found.base.revision or None), str(shown))
+    return bundle
+
+
+def _keys(trust: Trust, head: dict[str, bytes], where: Path) -> tuple[Key, ...]:
+    if manifest.SIGNATURE not in head:
+        return ()
+    if isinstance(trust, Path):
+        return keys.read_keys(trust)
+    if trust is not None:
+        return tuple(trust)
+    own = keys.trust_file()
+    if not own.is_file():
+        raise DataError(
+            f"{where} is signed, and you trust no key yet ({own} is not there). Get its maker's public key from them, "
+            "not with the bundle, and add it: duomem trust KEY.pub"
+        )
+    return keys.read_keys(own)

@@ -1,0 +1,210 @@
+"""Writes a bundle from a run: what the decision ships, described, hashed and signed; a folder, or a zip of it.
+
+In: a finished run, where to write, options. Out: the manifest; the same bytes for the same run, version and options, but for
+the signature. Nothing is at its place before all of it is. Not here: training, measuring, serving.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from duomem import __version__, parts
+from duomem.bundle import archive, keys
+from duomem.bundle.card import card
+from duomem.bundle.check import sha256
+from duomem.bundle.gather import adapter, bank, base, figures, task_rule, teacher
+from duomem.bundle.manifest import (
+    ADAPTER,
+    CARD,
+    FORMAT,
+    LAYOUT,
+    MANIFEST,
+    SIGNATURE,
+    TEMPLATE,
+    Data,
+    Manifest,
+    Member,
+    Student,
+    Verdict,
+)
+from duomem.decision import Decision
+from duomem.errors import UsageError
+from duomem.rundir import RunFolder
+from duomem.scores import Results
+from duomem.summary import Summary, summarise
+from duomem.talk import SILENT, Talk
+
+ARMS = ("memory", "adapter", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose."""
+
+    arm: str = ""
+    """One of `ARMS` in place of the decision's."""
+    seed: int | None = None
+    """Whose parts, of a run of several seeds; None: the first, so that nobody picks by the result."""
+    sign: Path | None = None
+    """A private key; None: not signed."""
+    version: int | None = None
+    """None: one more than the run's last bundle, the same where nothing changed."""
+    name: str = ""
+    """None of its own: the run's."""
+    licence: str = "other"
+    """Of the bundle, for the model card."""
+    parity: bool = True
+    """Hold the bundle to the recorded requests before it is written."""
+
+
+def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk: Talk = SILENT) -> Manifest:
+    """Bundle a run at `out`: a zip where its name ends in .duo or .zip, else a folder.
+
+    Raises `UsageError` for a run without a decision and for a place that is taken by something else, `DataError` for parts that
+    cannot be shipped.
+    """
+    options = options or Options()
+    _free(out)
+    summary = summarise(Results.read(run.results))
+    verdict = _verdict(summary.decision, options)
+    seed = _seed(run, options)
+    with _staged(out) as folder:
+        found = _fill(folder, run, seed, summary, verdict, options)
+        data = found.to_json()
+        (folder / MANIFEST).write_bytes(data)
+        if options.sign:
+            files = {member.path: member.sha256 for member in found.members} | {MANIFEST: sha256(folder / MANIFEST)}
+            (folder / SIGNATURE).write_bytes(keys.sign(files, found.name, options.sign))
+    return found
+
+
+def _fill(folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdict: Verdict, options: Options) -> Manifest:
+    settings = seed.settings
+    layout, table = parts.layout(settings), settings.student
+    (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    chat = settings.options("student")
+    if chat.get("chat_template"):
+        shutil.copyfile(Path(chat["chat_template"]).expanduser(), folder / TEMPLATE)
+    for name in ("report.json", "report.md", "report.html"):
+        if (run.root / name).is_file():
+            shutil.copyfile(run.root / name, folder / name)
+    found = Manifest.model_construct(
+        format=FORMAT,
+        name=options.name or settings.run.name,
+        version=options.version or 1,
+        duomem=__version__,
+        commit=summary.commit,
+        made=summary.made,
+        config_hash=run.settings.hash,
+        seed=settings.run.seed,
+        base=base(settings, folder),
+        student=Student(
+            model=table.model,
+            thinking=chat.get("thinking", "off"),
+            tool_calls=chat.get("tool_calls", "auto"),
+            temperature=table.temperature,
+            max_tokens=table.max_tokens,
+            max_steps=settings.rollout.max_steps,
+        ),
+        layout_hash=layout.hash,
+        task=task_rule(run),
+        verdict=verdict,
+        figures=figures(summary),
+        teacher=teacher(seed),
+        data=_data(seed, summary),
+        adapter_sha256=adapter(seed, folder / ADAPTER) if verdict.adapter else "",
+        gguf=(),
+        memory=bank(seed, folder) if verdict.memory else None,
+        parity=None,
+        members=(),
+    )
+    (folder / CARD).write_text(card(found, options.licence), encoding="utf-8")
+    members = tuple(
+        Member(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+    plain = found.model_dump(mode="json") | {
+        "members": sorted((each.model_dump() for each in members), key=lambda each: each["path"])
+    }
+    return Manifest.model_validate_json(json.dumps(plain))
+
+
+def _data(seed: RunFolder, summary: Summary) -> Data:
+    collected = seed.result("collect")
+    return Data(
+        env=seed.settings.env.name,
+        train_split=seed.settings.teacher.split,
+        episodes=int(collected["episodes"]),
+        episodes_sha256=str(collected["content_hash"]),
+        eval_split=summary.split,
+        eval_games=summary.games,
+        facts={name: str(value) for name, value in sorted(summary.data.items())},
+    )
+
+
+def _verdict(decision: Decision, options: Options) -> Verdict:
+    arm = options.arm or decision.arm
+    if arm not in ARMS:
+        raise UsageError(
+            f"The decision ships {'neither part' if decision.arm else 'nothing yet'} ({decision.words}) "
+            f"To bundle an arm all the same: --arm {'|'.join(ARMS)}"
+        )
+    forced = bool(options.arm) and options.arm != decision.arm
+    words = f"Chosen by hand: {arm}. The measured decision was: {decision.words}" if forced else decision.words
+    return Verdict.model_validate(
+        {
+            "arm": arm,
+            "memory": arm != "adapter",
+            "adapter": arm != "memory",
+            "words": words,
+            "rule": decision.rule,
+            "forced": forced,
+        }
+    )
+
+
+def _seed(run: RunFolder, options: Options) -> RunFolder:
+    folders = {each.settings.run.seed: each for each in run.seeds()}
+    if options.seed is None:
+        return next(iter(folders.values()))
+    if options.seed not in folders:
+        raise UsageError(f"{run.root} has no seed {options.seed}. There are: {', '.join(map(str, folders))}.")
+    return folders[options.seed]
+
+
+def is_archive(out: Path) -> bool:
+    """Whether a bundle of that name is written as a zip."""
+    return out.suffix in (".duo", ".zip")
+
+
+def _free(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise UsageError(f"{out} is a folder with something else in it. Choose another place for the bundle: -o NAME.duo")
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place, or is packed there, when all went well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder = stage / "bundle"
+        folder.mkdir()
+        yield folder
+        if is_archive(out):
+            files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+            archive.pack(files, stage / "packed")
+            (stage / "packed").replace(out)
+        else:
+            if out.exists():
+                out.rename(stage / "old")
+            folder.rename(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
