@@ -28,9 +28,6 @@ from duomem.types import StopReason, Task, Trajectory, run_hash
 EVALUATION_SPLITS = ("dev", "valid_seen", "valid_unseen", "second_unseen")
 """No memory, training run or teacher's episode comes from these."""
 
-RECORDING = "record.sqlite"
-"""In a run's folder: its teacher is an agent that was recorded, and is not played."""
-
 Result = dict[str, Any]
 
 
@@ -66,7 +63,7 @@ def games(run: RunFolder, talk: Talk = SILENT) -> Done:
 
 
 def collect(run: RunFolder, talk: Talk = SILENT) -> Done:
-    """The teacher's episodes, in the journal: played, or those of an agent that was recorded."""
+    """The teacher's episodes, in the journal: played, recorded or imported."""
     games(run, talk)
     return _each_seed(run, talk, _collect, "{won} of {episodes} teacher episodes were won")
 
@@ -137,21 +134,26 @@ _LONG = ("tasks", "losses", "words", "reasons")
 """Results that programs find in steps.json and that are too long to print."""
 
 
-GIVEN = ("import", "record")
-"""Phases of episodes that came from elsewhere: they are the run's collection, and no teacher plays."""
+PLAYED = "collect"
+"""How the phase of episodes begins that a teacher played here. Those of any other phase came from elsewhere."""
 
 
 def _collect(run: RunFolder, talk: Talk) -> Result:
-    if (run.home or run.root).joinpath(RECORDING).is_file():
-        from duomem.record.trajectories import collect as recorded_episodes
+    """What came from elsewhere is the run's collection; else the teacher plays."""
+    from duomem.record.trajectories import collect as from_recording
 
-        return recorded_episodes(run, talk, (*EVALUATION_SPLITS, run.settings.evaluate.split))
-    if (given := run.left("collect")) and str(given["phase"]).partition("/")[0] in GIVEN:
-        talk.note(f"{run.root}: its episodes came from elsewhere ({given['phase']}); no teacher plays.")
-        return given
+    from_recording(run, talk, (*EVALUATION_SPLITS, run.settings.evaluate.split))
+    found = run.left("collect")
+    if found and str(found["phase"]).partition("/")[0] != PLAYED:
+        talk.note(f"{run.root}: its episodes came from elsewhere ({found['phase']}); no teacher plays.")
+        return found
+    return _played(run, talk)
+
+
+def _played(run: RunFolder, talk: Talk) -> Result:
     settings, env = run.settings, parts.environment(run)
     tasks, attempts = teacher_tasks(run, env), range(settings.teacher.attempts)
-    phase = f"collect/{_how_collected(run)}"
+    phase = f"{PLAYED}/{_how_collected(run)}"
     inputs = key(phase, [(task.id, task.data_hash) for task in tasks], len(attempts))
     if found := run.done("collect", inputs):
         talk.note(f"{run.root}: the teacher's episodes are there already.")

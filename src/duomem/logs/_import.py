@@ -29,7 +29,7 @@ from duomem.talk import SILENT, Done, Talk
 from duomem.types import StopReason, Trajectory, digest
 
 PHASE = "import"
-"""One of `pipeline.GIVEN`: no teacher plays over it."""
+"""Not `pipeline.PLAYED`: no teacher plays over it."""
 SHOWN = 20
 """Refused records that are told one by one; all are in the file."""
 

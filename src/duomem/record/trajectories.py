@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from duomem.errors import DataError, LeakError
 from duomem.journal import Journal
@@ -30,11 +29,14 @@ def recording(run: RunFolder) -> Path:
     return (run.home or run.root) / FILE
 
 
-def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> dict[str, Any]:
-    """Put the recorded episodes that ended well or badly into the run's journal, as what its teacher did.
+def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> None:
+    """Put the recorded episodes that ended well or badly into the run's journal, and make them its collection. Does nothing
+    where there is no recording, or nothing new in it.
 
     Raises `LeakError` where the run's teacher has one of the splits `forbidden`, `DataError` where no episode was won.
     """
+    if not recording(run).is_file():
+        return
     split = run.settings.teacher.split
     if split in forbidden:
         raise LeakError(f"teacher.split = {split!r} is for evaluation. Recorded episodes get it: set it to training tasks.")
@@ -48,8 +50,8 @@ def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> dict[str, A
         raise DataError(f"No recorded episode can be learned from ({left}). See: duomem episodes {run.home or run.root}")
     content = run_hash(made)
     phase, inputs = f"record/{content[:16]}", key("record", content)
-    if before := run.done("collect", inputs):
-        return before
+    if run.done("collect", inputs):
+        return
     with run.clock("collect", inputs) as clock, Journal.open(run.journal) as journal:
         present = journal.finished(phase)
         for number, each in enumerate(made):
@@ -66,7 +68,7 @@ def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> dict[str, A
         "seconds": clock(),
         "tasks": sorted({each.task.id for each in made}),
     }
-    return run.record("collect", inputs, result)
+    run.record("collect", inputs, result)
 
 
 def kind(problem: str) -> str:
