@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import gguf_bases
 import tiny_models
 from duomem import weights
 from duomem.chat import encode
@@ -24,14 +25,14 @@ from duomem.errors import DataError, InfraError, MismatchError, UsageError
 from duomem.models import ContextFull, hf, llamacpp
 from duomem.models._gguf import write_adapter, write_base
 from duomem.prompts import load_layout, opening, turn_message
-from duomem.types import Message, Reply, Sampling, Tool
+from duomem.types import Message, Sampling, Tool
+from gguf_bases import GREEDY, adapter, said, transcript
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("xllamacpp", reason="needs the extra 'llamacpp'")
 gguf = pytest.importorskip("gguf", reason="needs the extra 'llamacpp'")
 
-GREEDY = Sampling(max_tokens=24)
-KINDS = {"llama": ("llama", "pocket"), "qwen3": ("qwen3", "chatml")}
+KINDS = ("llama", "qwen3")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {
-        name: tiny_models.model(tmp_path_factory.mktemp(name), kind, template, head_dim=32)
-        for name, (kind, template) in KINDS.items()
-    }
+    return {name: gguf_bases.base(name, tmp_path_factory.mktemp(name)) for name in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -64,37 +62,6 @@ def load(kept: str) -> Iterator[Callable[..., llamacpp.LlamaCpp]]:
     for model in made:
         model.close()
         model.close()
-
-
-def adapter(base: str, folder: Path) -> str:
-    """A random LoRA adapter on every linear layer, with the manifest that this project's have."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    model = weights.load_base(base, dtype="float32")
-    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", bias="none"))
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    tuned.save_pretrained(folder)
-    pins = {"base_sha256": weights.base_hash(base), "tokenizer_sha256": weights.tokenizer_hash(weights.load_tokenizer(base))}
-    (folder / "manifest.json").write_text(json.dumps({"base": "tiny", **pins}))
-    return str(folder)
-
-
-def transcript(model: Any, number: int = 0, turns: int = 3) -> list[Reply]:
-    """One conversation; each next message follows from the answer."""
-    messages = [Message.of("user", f"Your task: put mug {number} in cabinet. You see a knife 1 and a plate {number}.")]
-    replies = []
-    for turn in range(turns):
-        replies.append(model.reply(messages, [], GREEDY))
-        messages += [replies[-1].message, Message.of("user", f"You arrive at countertop {turn}. You see mug {number}.")]
-    return replies
-
-
-def said(replies: list[Reply]) -> list[tuple[str, str, int]]:
-    return [(reply.message.text, reply.finish, reply.usage.prompt) for reply in replies]
 
 
 @pytest.mark.parametrize("with_adapter", [False, True], ids=["base", "adapter"])
@@ -191,8 +158,8 @@ def test_tools_are_offered_in_the_template_s_own_words(load: Callable[..., llama
 
 
 def test_what_cannot_be_written_as_gguf_says_so(tmp_path: Path, bases: dict[str, str], adapters: dict[str, str]) -> None:
-    other = tiny_models.model(tmp_path / "gemma", "gemma3", "gemma")
-    with pytest.raises(DataError, match=r"'gemma3_text' cannot be written.*student.gguf"):
+    other = tiny_models.model(tmp_path / "gemma", "gemma2", "gemma")
+    with pytest.raises(DataError, match=r"'gemma2' cannot be written.*student.gguf"):
         write_base(Path(other), tmp_path / "x.gguf")
     pickled = tmp_path / "pickled"
     pickled.mkdir()

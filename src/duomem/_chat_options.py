@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from duomem import weights
+from duomem._tokenizer import LightTokenizer
 from duomem.chat import Style
 from duomem.errors import MismatchError, UsageError
 
@@ -38,9 +39,17 @@ SHARED = ("chat_template", "thinking", "tool_calls", "revision", "trust_remote_c
 """Keys of the student that its tuner takes over where it sets none itself."""
 
 
-def tokenizer_of(base: str, options: ChatOptions, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The base's tokenizer with the config's template. Raises `UsageError` for a file that is not there."""
-    tokenizer = weights.load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
+def tokenizer_of(
+    base: str, options: ChatOptions, *, revision: str | None = None, trust_remote_code: bool = False, light: bool = False
+) -> Any:
+    """The base's tokenizer with the config's template; `light`: without transformers where its files allow that.
+
+    Raises `UsageError` for a file that is not there.
+    """
+    if light and (weights.folder_of(base, revision) / "tokenizer.json").is_file():
+        tokenizer: Any = LightTokenizer(weights.folder_of(base, revision))
+    else:
+        tokenizer = weights.load_tokenizer(base, revision=revision, trust_remote_code=trust_remote_code)
     if options.chat_template:
         path = Path(options.chat_template).expanduser()
         if not path.is_file():

@@ -54,6 +54,14 @@ def folder_of(name: str, revision: str | None = None) -> Path:
     place = resolve(name)
     if Path(place).is_dir():
         return Path(place)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "train") from error
+    kept = try_to_load_from_cache(place, "config.json", revision=revision)
+    if isinstance(kept, str):
+        return Path(kept).parent
+    _transformers()
     from transformers.utils.hub import cached_file
 
     try:
@@ -70,6 +78,11 @@ def base_hash(name: str, revision: str | None = None) -> str:
     if not files:
         raise DataError(f"{folder} holds no .safetensors file. Pickled weights (.bin) are refused: convert them first.")
     return digest({file.name: _file_hash(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files})
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's content."""
+    return _file_hash(path, path.stat().st_mtime_ns, path.stat().st_size)
 
 
 @functools.lru_cache(maxsize=64)

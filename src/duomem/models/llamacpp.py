@@ -7,6 +7,7 @@ stays on for the life of the engine, since switching it between requests reuses 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,8 @@ from duomem import weights
 from duomem._chat_options import ChatOptions, check_style, tokenizer_of
 from duomem.chat import PLAIN, Style, count_tokens, end_of_turn, read_answer
 from duomem.errors import InfraError, MissingExtra, UsageError
-from duomem.models._gguf import WRITER, FileType, kept, write_adapter, write_base
+from duomem.models._gguf import WRITER, kept, write_adapter, write_base
+from duomem.models._gguf_quants import FileType
 from duomem.models._local import Local
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 
@@ -42,10 +45,16 @@ class Config(ChatOptions):
     """Revision of a hub name."""
     adapter: str | None = None
     """Folder of a LoRA adapter that `duomem tune` wrote for this base; none: the base alone."""
+    merge: bool = False
+    """Fold the adapter into the weights of the file that is written: nothing is added to a forward."""
     gguf: str | None = None
-    """A GGUF file of that base to use in place of one written from its safetensors, say one quantised elsewhere."""
+    """A GGUF file of that base to use in place of one written from its safetensors, say one quantised elsewhere. `path` then
+    needs to hold its tokenizer alone."""
+    lora: str | None = None
+    """A GGUF file of the adapter, in place of one written from `adapter`."""
     weights: FileType = "f32"
-    """Precision of the weights in a GGUF file that is written here; f32 says the same tokens as `hf`."""
+    """Precision of the weights in a GGUF file that is written here; f32 says the same tokens as `hf`. Those with _k want rows
+    that 256 divides; others take the next larger kind."""
     folder: str | None = None
     """Where written GGUF files are kept, by the hash of what is in them; none: duomem/gguf in the user's cache folder."""
     threads: int = Field(default=2, ge=1)
@@ -150,13 +159,13 @@ class _Slots:
 
 def counter(config: Config) -> Callable[[str], int]:
     """Counts tokens as the built model does, by its tokenizer alone: no weights are loaded."""
-    return partial(count_tokens, tokenizer_of(config.path, config, revision=config.revision))
+    return partial(count_tokens, _tokenizer(config))
 
 
 def build(config: Config) -> LlamaCpp:
     """Load the model. Raises `MissingExtra`, `UsageError` for no such model, `MismatchError` for a wrong adapter, `DataError`
     for a base or adapter that cannot be written as GGUF."""
-    tokenizer = tokenizer_of(config.path, config, revision=config.revision)
+    tokenizer = _tokenizer(config)
     server, context, facts = _start(config, tokenizer)
     return LlamaCpp(server, tokenizer, context, config.max_batch, facts, config.style)
 
@@ -168,7 +177,7 @@ def serve(config: Config | None = None, *, port: int = 0, api_key: str = "") -> 
     It answers /v1/chat/completions, /v1/completions, /v1/models and /health, with streaming. With `api_key` it asks for it.
     """
     config = config or Config()
-    tokenizer = tokenizer_of(config.path, config, revision=config.revision)
+    tokenizer = _tokenizer(config)
     server, _, facts = _start(config, tokenizer, port=port, api_key=api_key, listens=True)
     yield Served(f"{server.listening_address}/v1", facts["model"])
     del server
@@ -183,9 +192,8 @@ def _start(
     except ImportError as error:
         raise MissingExtra("xllamacpp", "llamacpp") from error
     facts = _facts(config, tokenizer, xllamacpp.__version__)
-    longest = _longest(config)
-    context = min(config.context or 4096, longest)
     files = _files(config, tokenizer, facts)
+    context = min(config.context or 4096, _longest(config))
     params = _params(xllamacpp, config, context, files)
     params.model_alias = {facts["model"]}
     if config.chat_template:
@@ -209,6 +217,7 @@ def _params(xllamacpp: Any, config: Config, context: int, files: list[Path]) -> 
     params.n_ctx = context * config.max_batch  # shared out among the slots
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     params.cache_ram_mib = 0  # that cache does not know about adapters
+    params.swa_full = True  # a window's cache alone (Gemma) cannot be cut back to a shared prefix
     params.warmup = False
     params.ui = False
     params.cors_origins = "http://localhost"
@@ -221,42 +230,75 @@ def _params(xllamacpp: Any, config: Config, context: int, files: list[Path]) -> 
     return params
 
 
+def _tokenizer(config: Config) -> Any:
+    """The base's tokenizer, without transformers: a device has none. Where an adapter was trained with other ids than that
+    reads from the files, transformers' own."""
+    tokenizer = tokenizer_of(config.path, config, revision=config.revision, light=True)
+    if config.adapter:
+        trained = weights.read_manifest(config.adapter).get("tokenizer_sha256")
+        if trained != weights.tokenizer_hash(tokenizer) and find_spec("transformers"):
+            return tokenizer_of(config.path, config, revision=config.revision)
+    return tokenizer
+
+
 def _files(config: Config, tokenizer: Any, facts: dict[str, str]) -> list[Path]:
     """The GGUF files to load: the base, and the adapter where there is one. Written unless they are kept already."""
-    base = weights.folder_of(config.path, config.revision)
+    base, end = weights.folder_of(config.path, config.revision), end_of_turn(tokenizer)[0]
     folder = Path(config.folder).expanduser() if config.folder else cache_folder()
+    if config.merge and (config.gguf or config.lora or not config.adapter):
+        raise UsageError("models/llamacpp: merge = true needs an adapter's folder and no GGUF files of its own.")
+    if config.adapter and not (config.gguf and config.lora):  # of files that both are there already, only the tokenizer counts
+        manifest = weights.check_adapter(config.adapter, config.path, tokenizer, config.revision)
+        check_style(manifest, config, config.adapter)
     key = digest([WRITER, facts["base_sha256"], facts["tokenizer_sha256"]])[:16]
+    lora = Path(config.adapter) if config.adapter else None
+    name = f"{key}-{facts['adapter_sha256'][:16]}"
+    if config.merge:
+        write = partial(write_base, base, kind=config.weights, end=end, adapter=lora)
+        return [kept(folder, f"{name}-{config.weights}.gguf", write)]
     if config.gguf:
-        file = Path(config.gguf).expanduser()
-        if not file.is_file():
-            raise UsageError(f"models/llamacpp: there is no GGUF file {file}.")
+        files = [_there(config.gguf)]
     else:
-        end = end_of_turn(tokenizer)[0]
-        file = kept(folder, f"{key}-{config.weights}.gguf", partial(write_base, base, kind=config.weights, end=end))
-    if not config.adapter:
-        return [file]
-    check_style(weights.check_adapter(config.adapter, config.path, tokenizer, config.revision), config, config.adapter)
-    name = f"{key}-{facts['adapter_sha256'][:16]}-lora.gguf"
-    return [file, kept(folder, name, partial(write_adapter, base, Path(config.adapter)))]
+        files = [kept(folder, f"{key}-{config.weights}.gguf", partial(write_base, base, kind=config.weights, end=end))]
+    if config.lora:
+        files.append(_there(config.lora))
+    elif lora:
+        files.append(kept(folder, f"{name}-lora.gguf", partial(write_adapter, base, lora)))
+    return files
+
+
+def _there(name: str) -> Path:
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise UsageError(f"models/llamacpp: there is no GGUF file {file}.")
+    return file
 
 
 def _facts(config: Config, tokenizer: Any, version: str) -> dict[str, str]:
-    return {
+    made = {
         "model": weights.stable_name(config.path),
         "revision": config.revision or "",
-        "base_sha256": weights.base_hash(config.path, config.revision),
+        "base_sha256": weights.file_hash(_there(config.gguf))
+        if config.gguf
+        else weights.base_hash(config.path, config.revision),
         "tokenizer_sha256": weights.tokenizer_hash(tokenizer),
-        "adapter_sha256": weights.adapter_hash(config.adapter) if config.adapter else "",
+        "adapter_sha256": "",
         "weights": Path(config.gguf).name if config.gguf else config.weights,
         "engine": "llama.cpp",
         "xllamacpp": str(version),
     }
+    if config.lora:
+        made["adapter_sha256"] = weights.file_hash(_there(config.lora))
+    elif config.adapter:
+        made["adapter_sha256"] = weights.adapter_hash(config.adapter)
+    return made
 
 
 def _longest(config: Config) -> int:
-    import json
-
+    """The longest conversation that the model was made for, in tokens."""
     file = weights.folder_of(config.path, config.revision) / "config.json"
+    if not file.is_file():
+        return 4096
     return int(json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings", 4096))
 
 
