@@ -15,7 +15,7 @@ from typing import Any
 
 def write(folder: Path) -> Path:
     """Write the card. Raises FileNotFoundError where the folder is not a trained model."""
-    from duomem.pocket.corpus import OBSERVED
+    from duomem.pocket.play import OBSERVED
 
     record: dict[str, Any] = json.loads((folder / "training.json").read_text())
     stages = [record]

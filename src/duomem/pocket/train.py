@@ -25,8 +25,9 @@ import typer
 from numpy.typing import NDArray
 
 from duomem.pocket import card
-from duomem.pocket.corpus import Recipe, episodes
+from duomem.pocket.corpus import episodes
 from duomem.pocket.language import invented_words
+from duomem.pocket.play import Recipe
 from duomem.prompts import encode
 from duomem.types import digest
 
