@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from duomem import embed, weights
 from duomem._bank_file import Pins
 from duomem.bank import Bank
-from duomem.bundle import keys
+from duomem.bundle import forms, keys, manifest
 from duomem.bundle.archive import check_name
 from duomem.bundle.keys import IGNORED, Key, Signed
 from duomem.bundle.manifest import MANIFEST, SIGNATURE, Manifest, read_manifest
 from duomem.errors import DataError, MismatchError
+from duomem.prompts import Layout
 
 
 def files(root: Path, where: str) -> dict[str, int]:
@@ -75,7 +77,62 @@ def members(root: Path, found: Manifest, where: str) -> None:
 
 
 def contents(root: Path, found: Manifest, where: str) -> None:
-    """Every member's form."""
+    """Every member's form, and that what the members say of themselves agrees with the manifest."""
+    for member in found.members:
+        path, said = root / member.path, f"{where}: {member.path}"
+        if path.suffix == ".safetensors":
+            forms.safetensors(path, said)
+        elif path.suffix == ".gguf":
+            _gguf(forms.gguf(path, said), member.path, found, said)
+        elif path.suffix == ".json":
+            forms.json_object(path, said)
+        elif path.suffix in (".md", ".html", ".jinja", ".txt") or not path.suffix:
+            forms.text(path, said)
+        elif member.path == manifest.BANK:
+            forms.bank(path, said)
+    _layout(root, found, where)
+    _template(root, found, where)
+    if found.verdict.adapter:
+        _adapter(root / manifest.ADAPTER, found, where)
+
+
+def _layout(root: Path, found: Manifest, where: str) -> None:
+    try:
+        layout = Layout.model_validate_json((root / manifest.LAYOUT).read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{where}: {manifest.LAYOUT} is no layout: {error.errors()[0]['msg']}.") from error
+    if layout.hash != found.layout_hash:
+        raise MismatchError(f"{where}: {manifest.LAYOUT} is another layout than its parts were made for.")
+
+
+def _template(root: Path, found: Manifest, where: str) -> None:
+    """A chat template of the bundle's own is the one that the parts were made with."""
+    path = root / manifest.TEMPLATE
+    if path.is_file() and sha256(path) != found.base.template_sha256:
+        raise MismatchError(f"{where}: {manifest.TEMPLATE} is another chat template than its parts were made with.")
+
+
+def _adapter(folder: Path, found: Manifest, where: str) -> None:
+    said = weights.read_manifest(folder)
+    for name, value in (("base_sha256", found.base.weights_sha256), ("tokenizer_sha256", found.base.tokenizer_sha256)):
+        if said.get(name) != value:
+            raise MismatchError(f"{where}: the adapter was trained for another {name} than the manifest names.")
+    if weights.adapter_hash(folder) != found.adapter_sha256:
+        raise MismatchError(f"{where}: the adapter is another one than the manifest names.")
+    config = forms.json_object(folder / "adapter_config.json", f"{where}: adapter/adapter_config.json")
+    if config.get("peft_type") != "LORA" or config.get("auto_mapping"):
+        raise DataError(f"{where}: adapter/adapter_config.json is no plain LoRA adapter's, or names code to load.")
+
+
+def _gguf(said: Mapping[str, str], path: str, found: Manifest, where: str) -> None:
+    entry = next((each for each in found.gguf if each.path == path), None)
+    if entry is None:
+        raise DataError(f"{where} is in no list of the manifest.")
+    if (said.get("general.type") == "adapter") != (entry.kind == "adapter"):
+        raise DataError(f"{where} is no {entry.kind} model.")
+    template = said.get("tokenizer.chat_template")
+    if template is not None and hashlib.sha256(template.encode()).hexdigest() != found.base.template_sha256:
+        raise MismatchError(f"{where} has another chat template than the parts were made with.")
 
 
 def base(found: Manifest, folder: Path, where: str) -> None:
@@ -94,16 +151,19 @@ def sha256(path: Path) -> str:
 
 
 def open_bank(path: Path, found: Manifest) -> Bank:
-    """The bank, for reading only. SQLite is told that the file never changes, so it locks nothing and leaves nothing beside it."""
+    """The bank, for reading only. Raises `MismatchError` for an embedder that is another one here than when it was made."""
     assert found.memory is not None
-    embedder = embed.build(found.memory.embedder.name)
-    if (embedder.revision, embedder.dim) != (found.memory.embedder.revision, found.memory.embedder.dim):
+    embedder, wanted = embed.build(found.memory.embedder.name), found.memory.embedder
+    if (embedder.revision, embedder.dim) != (wanted.revision, wanted.dim):
         raise MismatchError(
-            f"{path} was made with the embedder {embedder.name} {found.memory.embedder.revision}, not {embedder.revision}."
+            f"{path} was made with the embedder {wanted.name} {wanted.revision}; here it is {embedder.revision}. "
+            "Install the version of duomem that made the bundle, or bundle the run again."
         )
-    db = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
-    )
+    db = forms.read_only(path)
     values = json.loads(db.execute("SELECT value FROM meta WHERE name = 'pins'").fetchone()[0])
     pins = Pins(**values | {"splits": tuple(values["splits"])})
-    return Bank(path, db, embedder, pins, found.memory.retrieval)
+    bank = Bank(path, db, embedder, pins, found.memory.retrieval)
+    if bank.view().content_hash != found.memory.content_sha256 or pins.layout != found.layout_hash:
+        bank.close()
+        raise MismatchError(f"{path} holds other memories than the manifest names, or was made for another layout.")
+    return bank

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import Any
 
 from duomem import weights
 from duomem.bank import Bank
-from duomem.bundle import archive, check, keys, manifest
+from duomem.bundle import archive, check, keys, manifest, versions
 from duomem.bundle.keys import Key, Signed
 from duomem.bundle.manifest import Manifest
 from duomem.errors import DataError, UsageError
@@ -40,6 +40,10 @@ class Bundle:
     base: str = ""
     """The folder or name of the base that the user gave in place of the manifest's."""
     temporary: bool = False
+
+    def installed(self) -> None:
+        """Remember that this version is in use here: an older one of its maker's is refused from now on."""
+        versions.remember(self.manifest, self.signed)
 
     def __enter__(self) -> Bundle:
         return self
@@ -110,6 +114,16 @@ class Bundle:
             found["chat_template"] = str(self.template)
         return found
 
+    def options_for(self, engine: str) -> dict[str, Any]:
+        """The options of one component of models/: llama.cpp reads the bundle's own GGUF files where it has any."""
+        found = self.options
+        if engine == "llamacpp":
+            merged, lora = self.gguf("merged"), self.gguf("adapter")
+            found |= {"gguf": str(merged)} if merged else {"lora": str(lora)} if lora else {}
+            if merged:
+                found.pop("adapter", None)  # it is in the weights already
+        return found
+
     def open_bank(self) -> Bank | None:
         """The bank, for reading only; None where the decision left the memories out. Close it."""
         return check.open_bank(self.root / manifest.BANK, self.manifest) if self.manifest.memory else None
@@ -126,48 +140,81 @@ class Bundle:
 
 
 def open_bundle(
-    path: Path | str, *, trust: Trust = None, allow_unsigned: bool = False, base: str = "", check_base: bool = True
+    path: Path | str,
+    *,
+    trust: Trust = None,
+    allow_unsigned: bool = False,
+    allow_older: bool = False,
+    base: str = "",
+    check_base: bool = True,
 ) -> Bundle:
     """A bundle whose every part is what its maker signed.
 
     `trust` decides whose signature counts; `allow_unsigned` lets one pass that nobody signed (never one that is signed wrongly
-    or by a stranger). `base` names the base where the manifest's is not here; with `check_base` its files are compared with the
-    manifest's hashes. Raises `DataError` for a bundle that is not to be used, `UsageError` for a missing one and for no keys.
+    or by a stranger), `allow_older` one that is older than what was installed here. `base` names the base where the manifest's
+    is not here; with `check_base` its files are compared with the manifest's hashes. Raises `DataError` for a bundle that is
+    not to be used, `UsageError` for a missing one and for no keys.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no bundle at {path}. Make one with: duomem bundle RUN -o {path}")
+    want = _Want(path, trust, allow_unsigned, allow_older, base, check_base)
     if path.is_dir():
-        return _checked(path, path, trust, allow_unsigned, base, check_base, temporary=False)
+        return want.checked(path, temporary=False)
     folder = Path(tempfile.mkdtemp(prefix="duomem-bundle-"))
     try:
         with archive.Archive(path) as opened:
-            head = {name: opened.read(name, keys.LARGEST) for name in (manifest.MANIFEST, manifest.SIGNATURE) if name in opened}
-            check.head(head, str(path), _keys(trust, head, path), allow_unsigned, opened.sizes)
+            want.head({name: opened.read(name, keys.LARGEST) for name in _HEAD if name in opened}, opened.sizes)
             opened.extract(folder)
-        return _checked(folder, path, trust, allow_unsigned, base, check_base, temporary=True)
+        return want.checked(folder, temporary=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _checked(
-    root: Path, shown: Path, trust: Trust, allow_unsigned: bool, base: str, check_base: bool, *, temporary: bool
-) -> Bundle:
-    sizes = check.files(root, str(shown))
-    head = {name: (root / name).read_bytes() for name in (manifest.MANIFEST, manifest.SIGNATURE) if name in sizes}
-    found, signed = check.head(head, str(shown), _keys(trust, head, shown), allow_unsigned, sizes)
-    check.members(root, found, str(shown))
-    check.contents(root, found, str(shown))
-    bundle = Bundle(root, found, signed, base, temporary)
-    if check_base and found.base.source != "endpoint":
-        check.base(bundle.manifest, weights.folder_of(bundle.base_path, found.base.revision or None), str(shown))
-    return bundle
+_HEAD = (manifest.MANIFEST, manifest.SIGNATURE)
 
 
-def _keys(trust: Trust, head: dict[str, bytes], where: Path) -> tuple[Key, ...]:
-    if manifest.SIGNATURE not in head:
-        return ()
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """One call of `open_bundle`: what is opened, and what its user accepts."""
+
+    path: Path
+    trust: Trust
+    allow_unsigned: bool
+    allow_older: bool
+    base: str
+    check_base: bool
+
+    def checked(self, root: Path, *, temporary: bool) -> Bundle:
+        """The bundle in a folder, every check done."""
+        where = str(self.path)
+        sizes = check.files(root, where)
+        found, signed = self.head(_read_head(root, sizes, where), sizes)
+        check.members(root, found, where)
+        check.contents(root, found, where)
+        bundle = Bundle(root, found, signed, self.base, temporary)
+        if self.check_base and found.base.source != "endpoint":
+            check.base(found, weights.folder_of(bundle.base_path, found.base.revision or None), where)
+        return bundle
+
+    def head(self, read: Mapping[str, bytes], sizes: Mapping[str, int]) -> tuple[Manifest, Signed | None]:
+        """Signature, manifest, list of files, version: all that is known before a member is read."""
+        trusted = _keys(self.trust, self.path) if manifest.SIGNATURE in read else ()
+        found, signed = check.head(read, str(self.path), trusted, self.allow_unsigned, sizes)
+        if not self.allow_older:
+            versions.check(found, signed, str(self.path))
+        return found, signed
+
+
+def _read_head(root: Path, sizes: Mapping[str, int], where: str) -> dict[str, bytes]:
+    for name in _HEAD:
+        if sizes.get(name, 0) > keys.LARGEST:
+            raise DataError(f"{where}: {name} has {sizes[name]} bytes; no bundle has one that large.")
+    return {name: (root / name).read_bytes() for name in _HEAD if name in sizes}
+
+
+def _keys(trust: Trust, where: Path) -> tuple[Key, ...]:
     if isinstance(trust, Path):
         return keys.read_keys(trust)
     if trust is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from duomem import __version__, parts
 from duomem.bundle import archive, keys
@@ -39,6 +40,7 @@ from duomem.rundir import RunFolder
 from duomem.scores import Results
 from duomem.summary import Summary, summarise
 from duomem.talk import SILENT, Talk
+from duomem.types import load
 
 ARMS = ("memory", "adapter", "both")
 
@@ -59,8 +61,14 @@ class Options:
     """None of its own: the run's."""
     licence: str = "other"
     """Of the bundle, for the model card."""
-    parity: bool = True
-    """Hold the bundle to the recorded requests before it is written."""
+    gguf: Literal["adapter", "merged", "none"] = "adapter"
+    """Which GGUF file llama.cpp gets: the adapter's, base and adapter merged in one, or none."""
+    weights: str = "f32"
+    """Precision of a merged file's matrices (an adapter's stay as they were trained)."""
+    parity: int = 24
+    """Recorded episodes that the bundle is held to before it is written; 0: none."""
+    largest: float = 10.0
+    """Most megabytes (10^6 bytes) of adapter, bank and embedder together."""
 
 
 def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk: Talk = SILENT) -> Manifest:
@@ -71,7 +79,7 @@ def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk
     """
     options = options or Options()
     _free(out)
-    summary = summarise(Results.read(run.results))
+    summary = _summary(run)
     verdict = _verdict(summary.decision, options)
     seed = _seed(run, options)
     with _staged(out) as folder:
@@ -134,6 +142,14 @@ def _fill(folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdi
         "members": sorted((each.model_dump() for each in members), key=lambda each: each["path"])
     }
     return Manifest.model_validate_json(json.dumps(plain))
+
+
+def _summary(run: RunFolder) -> Summary:
+    """The report's figures; they are computed again where the report is older than the results."""
+    report = run.root / "report.json"
+    if report.is_file() and run.results.is_file() and report.stat().st_mtime >= run.results.stat().st_mtime:
+        return load(Summary, report.read_text(encoding="utf-8"))
+    return summarise(Results.read(run.results))
 
 
 def _data(seed: RunFolder, summary: Summary) -> Data:
