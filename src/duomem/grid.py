@@ -47,12 +47,13 @@ class Grid:
     seeds: Mapping[int, RunFolder]
 
     @classmethod
-    def of(cls, run: RunFolder, data: Path | None) -> Grid:
-        """The seeded sample of the split's games. Raises `LeakError` where one of them was the teacher's."""
+    def of(cls, run: RunFolder, data: Path | None, seeds: Sequence[RunFolder] = ()) -> Grid:
+        """The seeded sample of the split's games; `seeds` in place of the run's own. Raises `LeakError` where one of the games
+        was the teacher's."""
         table, env = run.settings.evaluate, parts.environment(run, data)
         found = env.tasks(table.split)
         tasks, sample_seed = scoring.sample(found, table.games, table.seed)
-        grid = cls(run, env, tasks, len(found), sample_seed, {seed.settings.run.seed: seed for seed in run.seeds()})
+        grid = cls(run, env, tasks, len(found), sample_seed, {seed.settings.run.seed: seed for seed in seeds or run.seeds()})
         games = {(task.id, task.data_hash) for task in grid.taught}
         if shared := [task.id for task in tasks if (task.id, task.data_hash) in games]:
             raise LeakError(
@@ -130,7 +131,7 @@ def evaluate(run: RunFolder, talk: Talk, data: Path | None = None, out: Path | N
     talk.note(scoring.plan(grid.env, grid.tasks, list(grid.seeds)))
     played = int((run.left("collect") or {}).get("episodes", 0))  # says how long an episode is
     price.tell(run, talk.note, games=len(grid.tasks), episodes=played, finished=played)
-    results = _score(grid, target, talk)
+    results = score(grid, target, talk)
     rundir.replace(target.results, results.to_json())
     if results.complete:
         wins = {arm.name: sum(score.won for score in results.of(arm.name)) for arm in results.arms}
@@ -154,7 +155,8 @@ def write_report(run: RunFolder, target: RunFolder) -> Done:
     return Done(done.data, "\n".join(words))
 
 
-def _score(grid: Grid, target: RunFolder, talk: Talk) -> Results:
+def score(grid: Grid, target: RunFolder, talk: Talk) -> Results:
+    """Play and score the arms that the run's config names; episodes are kept in the journal of `target`."""
     table = grid.run.settings.evaluate
     with Journal.open(target.journal) as journal, parts.Parts(grid.run, "evaluate") as loaded:
         results = scoring.score_arms(

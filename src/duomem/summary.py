@@ -132,7 +132,7 @@ class Summary:
 def summarise(results: Results) -> Summary:
     """The figures and the decision of a report."""
     problems = tuple(results.problems())
-    arms = {arm.name: _arm(results, arm) for arm in results.arms}
+    arms = {arm.name: summarise_arm(results, arm) for arm in results.arms}
     pairs = _pairs(results, PAIRS)
     facts: Facts = results.facts
     return Summary(
@@ -170,7 +170,8 @@ def _decision(results: Results, arms: dict[str, ArmSummary], pairs: dict[str, Pa
     return decide(success, pairs | _pairs(results, [(best_of(success), arm) for arm in ORDER]), results.detectable)
 
 
-def _arm(results: Results, arm: Arm) -> ArmSummary:
+def summarise_arm(results: Results, arm: Arm) -> ArmSummary:
+    """The figures of one arm."""
     scores = results.of(arm.name)
     played = [score for score in scores if score.stop.is_outcome]
     wins = results.matrix(arm.name)
@@ -228,11 +229,12 @@ def _pairs(results: Results, wanted: Sequence[tuple[str, str]]) -> dict[str, Pai
         if first != second and results.has(first) and results.has(second):
             differences = results.differences(first, second)
             if not np.isnan(differences).all():
-                pairs[f"{first}-{second}"] = _pair(differences, results.rooms)
+                pairs[f"{first}-{second}"] = paired(differences, results.rooms)
     return pairs
 
 
-def _pair(differences: stats.Array, rooms: Sequence[str]) -> Pair:
+def paired(differences: stats.Array, rooms: Sequence[str]) -> Pair:
+    """Differences of wins (seeds x games, a room for each game) as a `Pair`."""
     interval = stats.interval(differences, rooms)
     test = stats.paired_test(differences)
     return Pair(

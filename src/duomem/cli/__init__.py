@@ -13,7 +13,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, memories, price, record, serve, tools, verbs
+from duomem.cli import engine, logs, memories, price, record, serve, sweep, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -38,6 +38,7 @@ Read by the libraries when they load, so set before. A user's own settings win."
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 verbs.add_to(app)
+sweep.add_to(app)
 tools.add_to(app)
 engine.add_to(app)
 price.add_to(app)

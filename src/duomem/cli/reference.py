@@ -17,6 +17,7 @@ VERBS = (
     "tune",
     "evaluate",
     "report",
+    "sweep",
     "init",
     "list",
     "games",

@@ -1,0 +1,166 @@
+"""Sweeps on the household: one log for all cells, kept and paired results, peers, and what is said of cells that cannot run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import duomem.models
+import duomem.tuning
+from duomem import sweep
+from duomem.errors import ConfigError, Incomplete
+from duomem.journal import Journal
+from duomem.talk import Talk
+
+TOY = Path(__file__).parent / "toy_components"
+CONFIG = """
+[env]
+name = "household"
+[teacher]
+tasks = 12
+[student]
+model = "pupil"
+[memory]
+embedder = "lexical"
+k = 1
+[tuning]
+name = "rote"
+[rollout]
+concurrency = 4
+"""
+SWEEP = """
+config = "base.toml"
+seeds = [0]
+[tests.unseen]
+split = "valid_unseen"
+games = 12
+[[cells]]
+name = "both"
+[[cells]]
+name = "memory"
+arm = "memory"
+against = ["both"]
+[[cells]]
+name = "k = 0"
+arm = "adapter"
+against = ["both"]
+[[cells]]
+name = "three runs"
+runs = 3
+against = ["both"]
+seeds = [0, 1]
+[[cells]]
+name = "fixed example"
+arm = "memory"
+set = ["memory.name=kshot", "memory.build=script"]
+against = ["memory"]
+[[cells]]
+name = "none"
+arm = "none"
+"""
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, folder in ((duomem.models, "models"), (duomem.tuning, "tuning")):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(TOY / folder)])
+
+
+def sheet(root: Path, more: str = "", **options: tuple[str, ...]) -> sweep.Sheet:
+    (root / "base.toml").write_text(CONFIG)
+    (root / "sweep.toml").write_text(SWEEP + more)
+    return sweep.read(root / "out", root / "sweep.toml", **options)
+
+
+def rows(data: dict[str, object]) -> dict[str, dict[str, object]]:
+    assert isinstance(data["rows"], list)
+    return {row["cell"]: row for row in data["rows"]}
+
+
+def won(row: dict[str, object]) -> int:
+    figures = row["figures"]
+    assert isinstance(figures, dict)
+    return round(figures["success"] * figures["n"])
+
+
+def test_cells_of_one_log_side_by_side(tmp_path: Path) -> None:
+    found = rows(sweep.run(sheet(tmp_path)).data)
+    assert won(found["both"]) >= won(found["memory"]) > won(found["fixed example"]) >= won(found["none"]) == 0
+    pair = found["memory"]["pairs"]["both"]  # type: ignore[index]
+    assert pair["wins"] == 0
+    assert round(pair["difference"] * 12) == won(found["memory"]) - won(found["both"])
+    assert found["three runs"]["seeds"] == (0, 1)
+    assert found["three runs"]["pairs"]["both"]["seeds"] == 1  # type: ignore[index]  # on the seed that both have
+    kept = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["cell"] for row in kept["rows"]] == list(found)
+    text = (tmp_path / "out/results.md").read_text()
+    assert "| memory | " in text
+    assert "duomem sweep" in text
+
+
+def test_the_teacher_plays_once_and_a_second_call_plays_nothing(tmp_path: Path) -> None:
+    first = sweep.run(sheet(tmp_path)).data
+    for seed in (0, 1):
+        with Journal.open(tmp_path / f"out/log/seed{seed}/journal.sqlite", readonly=True) as journal:
+            (phase,) = journal.phases()
+            assert len(journal.finished(phase)) == 12
+    made = sorted(path.name for path in (tmp_path / "out/made").iterdir())
+    stages: set[str] = set()
+    again = sweep.run(sheet(tmp_path), Talk(lambda stage, done, total, note: stages.add(stage))).data
+    assert again == first
+    assert stages == {"sweep"}
+    assert sorted(path.name for path in (tmp_path / "out/made").iterdir()) == made
+
+
+def test_fewer_runs_are_part_of_more(tmp_path: Path) -> None:
+    more = "".join(f'[[cells]]\nname = "runs {n}"\narm = "memory"\nruns = {n}\n' for n in (2, 5))
+    sweep.run(sheet(tmp_path, more, cells=("runs 2", "runs 5")))
+    taught = [
+        set(step["collect"]["result"]["tasks"])
+        for path in (tmp_path / "out/made").iterdir()
+        if (step := json.loads((path / "steps.json").read_text()))
+    ]
+    assert sorted(map(len, taught)) == [2, 5]
+    assert min(taught, key=len) < max(taught, key=len)
+
+
+def test_a_cell_that_cannot_run_says_why_and_the_others_run(tmp_path: Path) -> None:
+    more = """
+[[cells]]
+name = "written by the student"
+not_run = "no student here writes"
+[[cells]]
+name = "no adapter"
+arm = "adapter"
+set = ["tuning="]
+"""
+    with pytest.raises(Incomplete, match="needs memories or an adapter"):
+        sweep.run(sheet(tmp_path, more))
+    found = rows(json.loads((tmp_path / "out/results.json").read_text()))
+    assert found["written by the student"]["why"] == "no student here writes"
+    assert found["both"]["figures"]
+    assert "| written by the student | not run: no student here writes |" in (tmp_path / "out/results.md").read_text()
+
+
+def test_results_of_cells_that_are_not_asked_for_stay(tmp_path: Path) -> None:
+    first = rows(sweep.run(sheet(tmp_path)).data)
+    later = rows(sweep.run(sheet(tmp_path, cells=("memory",))).data)
+    assert {name: row["figures"] for name, row in later.items()} == {name: row["figures"] for name, row in first.items()}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ('[[cells]]\nname = "both"\n', "two cells are named 'both'"),
+        ('[[cells]]\nname = "x"\narm = "nobody"\n', "no arm 'nobody'"),
+        ('[[cells]]\nname = "x"\nagainst = ["y"]\n', "no cell 'y'"),
+        ('[[cells]]\nname = "x"\ntests = ["y"]\n', "no test 'y'"),
+        ('[[cells]]\nname = "x"\nset = ["memory.kk=1"]\n', "unknown key memory.kk"),
+        ('[[cells]]\nname = "x"\nwhat = 1\n', "cells.6.what"),
+    ],
+)
+def test_mistakes_in_a_sweep_file(tmp_path: Path, more: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        sheet(tmp_path, more)
