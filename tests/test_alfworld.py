@@ -363,6 +363,34 @@ def test_a_new_game_and_a_lost_one_are_noticed_and_only_they_are_read(
     assert set(read) == {"c"}
 
 
+@pytest.mark.parametrize("lost", ["game.tw-pddl", "traj_data.json"])
+def test_a_file_deleted_beside_its_folder_is_noticed(game: Path, tmp_path: Path, lost: str) -> None:
+    for name in ("a", "b"):
+        copy_game(game, tmp_path, "dev", name)
+    let_times_settle(tmp_path)
+    assert len(env_of(tmp_path).tasks("dev")) == 2
+    copied = tmp_path / "json_2.1.1" / "dev" / "a" / "trial"
+    (copied / lost).unlink()
+    env = env_of(tmp_path)
+    assert [task.id for task in env.tasks("dev")] == ["dev/b/trial"]
+    assert env.skipped["dev"] == {f"no {lost}": 1}
+
+
+def test_in_a_large_split_a_deleted_game_is_noticed_before_one_is_opened(
+    game: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "FEW", 1)
+    for name in ("a", "b"):
+        copy_game(game, tmp_path, "dev", name)
+    let_times_settle(tmp_path)
+    before = env_of(tmp_path).tasks("dev")
+    (tmp_path / "json_2.1.1" / "dev" / "a" / "trial" / "game.tw-pddl").unlink()
+    env = env_of(tmp_path)
+    with pytest.raises(UsageError, match="no task 'dev/a/trial'"):
+        env.open(before[0])
+    assert [task.id for task in env.tasks("dev")] == ["dev/b/trial"]
+
+
 def test_a_game_edited_in_place_is_never_played_or_recorded_under_its_old_hash(game: Path, tmp_path: Path) -> None:
     file = copy_game(game, tmp_path, "dev", "a")
     let_times_settle(tmp_path)
@@ -386,7 +414,7 @@ def test_a_damaged_index_is_made_again(generated: Path, own_cache: Path, text: b
     tasks = env_of(generated).tasks("dev")
     (file,) = own_cache.rglob("*.json")
     whole = file.read_bytes()
-    for damage in (text, whole[:-9], whole.replace(b'"version": 1', b'"version": 0')):
+    for damage in (text, whole[:-9], whole.replace(b'"version": %d' % index.VERSION, b'"version": 0')):
         file.write_bytes(damage)
         assert env_of(generated).tasks("dev") == tasks
         assert env_of(generated).labels(tasks[0])

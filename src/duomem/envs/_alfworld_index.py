@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 from duomem.errors import DataError
 from duomem.types import Labels
 
-VERSION = 1
+VERSION = 2
+FEW = 1000
+"""In a split of at most so many games the folders of games are looked at as well (a millisecond or two); in a larger one only
+when its first game is opened."""
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
 KINDS = (
     "pick_and_place_simple",
@@ -64,8 +67,8 @@ class Row(NamedTuple):
 class Catalogue:
     """The games of a split folder. `games` maps each playable game's folder to the hash of its game file, sorted.
 
-    `watched` are the folders whose own change can add or remove a game: all but the leaves that hold one. `old` are the games
-    with the words of older releases, `skipped` counts what was left out, by reason.
+    `watched` are the folders whose own change can add or remove a game: with more than `FEW` games all but the leaves that hold
+    one. `old` are the games with the words of older releases, `skipped` counts what was left out, by reason.
     """
 
     folder: str
@@ -90,7 +93,7 @@ class Catalogue:
         return Path(self.folder, game, GAME)
 
     def folders_current(self) -> bool:
-        """True if no folder has gained or lost anything: the list of games stands."""
+        """True if no watched folder has gained or lost anything: the list of games stands."""
         base, stat = self.folder + os.sep, os.stat
         try:
             for path, time in zip(self.watched, self.watched_times, strict=True):
@@ -178,7 +181,7 @@ def _scan(folder: str, before: Catalogue | None) -> Catalogue:
     known = before.rows if before else {}
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
-    watched: list[tuple[str, int]] = []
+    watched: list[tuple[str, int, bool]] = []
     for path, time, files, is_leaf in sorted(_walk(folder, "")):
         reason = _pass_by(path, files)
         holds_game = reason is None and GAME in files
@@ -186,8 +189,9 @@ def _scan(folder: str, before: Catalogue | None) -> Catalogue:
             rows.append(_row(folder, path, known.get(path)))
         elif reason:
             skipped[reason] += 1
-        if not (holds_game and is_leaf):
-            watched.append((path, time))
+        watched.append((path, time, holds_game and is_leaf))
+    if len(rows) > FEW:
+        watched = [folder for folder in watched if not folder[2]]
     playable = [row for row in rows if not row.skipped]
     skipped.update(row.skipped for row in rows if row.skipped)
     return Catalogue(
@@ -195,8 +199,8 @@ def _scan(folder: str, before: Catalogue | None) -> Catalogue:
         games={row.path: row.sha for row in playable},
         old=[row.path for row in playable if row.old],
         skipped=dict(sorted(skipped.items())),
-        watched=[path for path, _ in watched],
-        watched_times=[time for _, time in watched],
+        watched=[path for path, _, _ in watched],
+        watched_times=[time for _, time, _ in watched],
         stored=zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 1),
     )
 
