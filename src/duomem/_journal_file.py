@@ -23,6 +23,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE turns ADD COLUMN results TEXT",),
     ("ALTER TABLE episodes ADD COLUMN tools TEXT NOT NULL DEFAULT '[]'",),
+    ("CREATE INDEX episodes_by_end ON episodes(phase, stop, task_id)",),  # counts and filters read it alone, not the prompts
 )
 
 JOURNAL = Form(

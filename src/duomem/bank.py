@@ -182,8 +182,12 @@ class Bank:
 
     def sources(self, memory: MemoryId) -> tuple[Provenance, ...]:
         """Every trajectory that a stored memory was made from, alive or not, the first one first."""
+        return self.all_sources().get(memory, ())
+
+    def all_sources(self) -> dict[MemoryId, tuple[Provenance, ...]]:
+        """The same of every stored memory; they are unpacked together."""
         with self._lock:
-            return self._rows.sources(self.version).get(memory, ())
+            return self._rows.sources(self.version)
 
     def view(self, version: int | None = None, *, retrieval: Retrieval | None = None) -> View:
         """The bank at a version (None: the newest), searched as the bank is (None) or otherwise. Raises `DataError` for

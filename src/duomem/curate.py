@@ -7,11 +7,14 @@ command line, and what a strategy does by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from duomem.bank import Bank, Entry
 from duomem.errors import UsageError
+from duomem.rundir import RunFolder
 from duomem.types import BankEdit, Memory, MemoryId, Provenance
 
 BY_HAND = "by hand: "
@@ -44,25 +47,35 @@ def kept(bank: Bank) -> list[Kept]:
     for entry in bank.history():
         for named in dict.fromkeys(each for each in (entry.memory, entry.target) if each):
             edits.setdefault(named, []).append(entry)
-    found = []
+    found, sources = [], bank.all_sources()
     for memory_id, memory in sorted(bank.stored().items()):
         own = tuple(edits.get(memory_id, ()))
         aside: Status = "quarantined" if own and own[-1].reason.startswith(_QUARANTINE) else "retired"
-        sources = bank.sources(memory_id)
-        found.append(Kept(memory, "live" if memory_id in alive else aside, sources, own))
+        found.append(Kept(memory, "live" if memory_id in alive else aside, sources.get(memory_id, ()), own))
     return found
 
 
 def find(bank: Bank, beginning: str) -> Kept:
     """The memory with this id or this beginning of one. Raises `UsageError` for none or several."""
-    found = [each for each in kept(bank) if beginning and each.memory.id.startswith(beginning.lower())]
+    return one_of(kept(bank), beginning, bank.path)
+
+
+def one_of(memories: Sequence[Kept], beginning: str, where: Path) -> Kept:
+    """The one of these, those of the bank at `where`, whose id begins so. Raises `UsageError` for none or several."""
+    found = [each for each in memories if beginning and each.memory.id.startswith(beginning.lower())]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"No memory {beginning!r} in {bank.path}. Ids are listed by: duomem memories list")
+        raise UsageError(f"No memory {beginning!r} in {where}. Ids are listed by: duomem memories list")
     raise UsageError(
-        f"{len(found)} memories of {bank.path} begin with {beginning!r}, such as {found[0].memory.id}. Give more of it."
+        f"{len(found)} memories of {where} begin with {beginning!r}, such as {found[0].memory.id}. Give more of it."
     )
+
+
+def note(run: RunFolder, bank: Bank) -> None:
+    """Note the bank's new content in its run (the seed's own folder), so that what depends on it is done again."""
+    view = bank.view()
+    run.amend("remember", memories=len(view), content_hash=view.content_hash)
 
 
 def edit(bank: Bank, memory: Kept, reason: str, *, text: str | None = None, key: str | None = None) -> Memory:

@@ -63,6 +63,16 @@ class Failure:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The outcome of one task and attempt, and the memories it was shown."""
+
+    task_id: str
+    attempt: int
+    won: bool
+    shown: tuple[MemoryId, ...]
+
+
 class Journal:
     """One open journal; use `Journal.open`. Safe for many threads; one process at a time may write."""
 
@@ -275,6 +285,13 @@ class Journal:
             trajectory = self._trajectory(row["id"])
             if won is None or trajectory.won is won:
                 yield trajectory
+
+    def ended(self, phase: str) -> list[Ended]:
+        """How each task and attempt with an outcome ended, without what was said."""
+        rows = self._rows(
+            f"SELECT task_id, attempt, stop, shown FROM episodes WHERE phase = ? AND stop IN ({_OUTCOMES})", phase
+        )
+        return [Ended(row["task_id"], row["attempt"], row["stop"] == "won", tuple(json.loads(row["shown"]))) for row in rows]
 
     def failures(self, phase: str) -> list[Failure]:
         """Every end that was no outcome, in order, whether or not a later try made it good."""

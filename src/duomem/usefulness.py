@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from duomem.journal import Journal
-from duomem.types import MemoryId, Trajectory
+from duomem.journal import Ended, Journal
+from duomem.types import MemoryId
 
 CONTROLS = {"memory": "none", "both": "adapter"}
 """The arm without memories that an arm with them is compared with: the same student, with the same adapter or none."""
@@ -60,9 +60,9 @@ def measured(journal: Journal, seed: int | None = None) -> Uses:
         if seed is not None and parts[3] != f"seed{seed}":
             continue
         control = _control(known, parts)
-        lost_or_won = {each.task.id: each.won for each in journal.trajectories(control)} if control else {}
+        lost_or_won = {each.task_id: each.won for each in journal.ended(control)} if control else {}
         counts = arms.setdefault(parts[2], {})
-        for memory, use in _counted(journal.trajectories(phase), lost_or_won):
+        for memory, use in _counted(journal.ended(phase), lost_or_won):
             counts[memory] = counts.get(memory, Use()) + use
     return Uses(split if arms else "", arms)
 
@@ -77,9 +77,9 @@ def _control(known: set[str], parts: list[str]) -> str:
     return same if same in known else others[0] if len(others) == 1 else ""
 
 
-def _counted(played: Iterable[Trajectory], control: dict[str, bool]) -> Iterable[tuple[MemoryId, Use]]:
+def _counted(played: Iterable[Ended], control: dict[str, bool]) -> Iterable[tuple[MemoryId, Use]]:
     for each in played:
-        without = control.get(each.task.id)
+        without = control.get(each.task_id)
         helped, harmed = each.won and without is False, not each.won and without is True
         use = Use(1, int(each.won), int(without is not None), int(helped), int(harmed))
         yield from ((memory, use) for memory in each.shown)

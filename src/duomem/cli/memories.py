@@ -57,9 +57,10 @@ class Opened:
 
     def record(self) -> None:
         """Note the bank's new content in the run, so that what depends on it is done again."""
+        from duomem import curate
+
         if self.run:
-            view = self.bank.view()
-            self.run.amend("remember", memories=len(view), content_hash=view.content_hash)
+            curate.note(self.run, self.bank)
 
 
 @contextmanager
