@@ -14,7 +14,9 @@ from duomem import pipeline
 from duomem.errors import ConfigError, DataError, Incomplete, LeakError, UsageError
 from duomem.journal import Journal
 from duomem.pipeline import collect, distill, evaluate, remember, report, tune
+from duomem.prompts import load_layout, reply_text
 from duomem.rundir import RunFolder, open_run
+from duomem.scores import Results
 from duomem.talk import Talk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,3 +282,16 @@ def test_the_real_student_and_tuner_go_through(tmp_path: Path) -> None:
     tune(make(tmp_path, *few))
     assert run.result("tune")["content_hash"] == trained["content_hash"], "training is repeatable on a CPU"
     assert str(tmp_path) not in (run.root / "report.json").read_text(), "a report names no folder of this machine"
+
+
+def test_repair_is_off_unless_asked_for_and_the_report_says_which(tmp_path: Path) -> None:
+    replies = json.dumps([reply_text(load_layout("pocket"), "1. look", "LOOK.")])
+    more = ["student.model=scripted", f"student.replies={replies}", "rollout.max_steps=3"]
+    more += ["evaluate.games=2", 'evaluate.arms=["none"]', "tuning=", "memory="]
+    said = []
+    for name, given in (("plain", []), ("repaired", ["rollout.repair=true"])):
+        run = make(tmp_path, *more, *given, name=name)
+        distill(run)
+        results = Results.read(run.results)
+        said.append((results.facts.settings["repair"], sum(score.repaired for score in results.scores)))
+    assert said == [("off", 0), ("ON", 6)]

@@ -127,6 +127,13 @@ class RolloutTable(Table):
     """Turns after which an episode is cut off."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which an episode is cut off."""
+    repair: bool = False
+    """Strip a trailing period from commands and lower-case them, in every arm. The report counts what that changed."""
+
+    @property
+    def decides(self) -> list[int | str]:
+        """What of this table decides an episode."""
+        return [self.max_steps, *(["repair"] if self.repair else [])]
 
 
 class EvaluateTable(Table):

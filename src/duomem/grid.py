@@ -83,7 +83,7 @@ class Grid:
         """A hash of what plays: student, memories and adapters of every seed, and how episodes are played."""
         settings = self.run.settings
         plain = settings.model_dump(mode="json", include={"student", "teacher", "memory", "rollout"})
-        plain["rollout"] = {"max_steps": settings.rollout.max_steps}
+        plain["rollout"] = {"max_steps": settings.rollout.max_steps} | ({"repair": True} if settings.rollout.repair else {})
         options = [settings.options(table) for table in ("student", "teacher")]
         played = [parts.layout(settings).hash, parts.base_hash(settings)]
         return rundir.key(plain, options, played, [_parts_hash(seed) for seed in self.seeds.values()])
@@ -231,7 +231,7 @@ def _facts(grid: Grid, results: Results) -> Facts:
             "k": str(settings.memory.k if settings.memory else 0),
             "embedder": settings.memory.embedder if settings.memory else "none",
             "temperature": str(settings.student.temperature),
-            "repair": "off",
+            "repair": "ON" if settings.rollout.repair else "off",
             "training_examples": str(first_tune.get("words", "none")),
             "rooms_shared_with_teaching": f"{len(played & rooms)} of {len(played)}",
         },

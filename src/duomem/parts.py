@@ -189,6 +189,7 @@ class Parts:
             sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),
             max_steps=settings.rollout.max_steps,
             timeout_s=settings.rollout.timeout_s,
+            repair=settings.rollout.repair,
         )
 
     def student(self, run: RunFolder, env: Env, adapter: Path | None = None, bank: Bank | None = None) -> Player:
@@ -206,4 +207,5 @@ class Parts:
             sampling=Sampling(table.temperature, table.max_tokens, seed=settings.run.seed),
             max_steps=settings.rollout.max_steps,
             timeout_s=settings.rollout.timeout_s,
+            repair=settings.rollout.repair,
         )

@@ -179,7 +179,7 @@ def _how_collected(run: RunFolder) -> str:
     settings = run.settings
     teacher = settings.teacher.model_dump(mode="json", exclude={"split", "tasks", "attempts"}) | settings.options("teacher")
     env = {name: value for name, value in settings.options("env").items() if name != "data_root"}
-    return key(teacher, env, parts.layout(settings).hash, settings.run.seed, settings.rollout.max_steps)
+    return key(teacher, env, parts.layout(settings).hash, settings.run.seed, *settings.rollout.decides)
 
 
 def successes(run: RunFolder) -> list[Trajectory]:

@@ -83,7 +83,7 @@ def _how(run: RunFolder) -> list[Any]:
         parts.base_hash(settings),
     ]
     memory = [settings.options("memory"), budget.k, budget.floor, budget.tokens]
-    return [student, memory, parts.layout(settings).hash, settings.run.seed, settings.rollout.max_steps]
+    return [student, memory, parts.layout(settings).hash, settings.run.seed, *settings.rollout.decides]
 
 
 def practice_tasks(run: RunFolder, tasks: Sequence[Task]) -> list[Task]:
