@@ -12,9 +12,12 @@ import serve_world
 from duomem import parts
 from duomem.prompts import opening
 from duomem.rundir import RunFolder
-from duomem.serve import app
+from duomem.serve.app import application
+from duomem.serve.desk import Desk
 from duomem.serve.engine import LocalEngine
 from duomem.serve.inject import Injector
+from duomem.serve.run import running
+from duomem.serve.service import Alone, Service
 from duomem.serve.student import Student, open_student
 from duomem.types import Message
 from duomem.wire import read_request
@@ -47,7 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     run = serve_world.make_run(tmp_path_factory.mktemp("serve") / "run")
     student = open_student(run.root)
     engine = LocalEngine.of(student.model)
-    with app.running(app.Service(student, engine)) as url:
+    with running(application(Desk(Service(student, Alone(engine))))) as url:
         yield Served(run, student, engine, url)
     engine.close()
     student.close()

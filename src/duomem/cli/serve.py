@@ -1,12 +1,12 @@
 """The command that serves a student: `duomem serve PATH`.
 
-In: a run folder or a bundle, an address. Out: a base URL for any client of the three APIs, until it is told to stop. Not here:
-the server (`duomem.serve`).
+In: a bundle or a run folder, an address, limits. Out: a base URL for any client of the three APIs, until it is told to stop. Not
+here: the server (`duomem.serve`).
 """
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,35 +15,68 @@ import typer
 from duomem.cli.console import terminal
 from duomem.cli.options import Debug, Json
 
+KEYS, ADMIN = "DUOMEM_SERVE_KEYS", "DUOMEM_SERVE_ADMIN_KEY"
+"""Environment variables: keys of clients, with commas between them; the key of whoever may reload and teach."""
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(serve)
 
 
 def serve(
-    path: Annotated[Path, typer.Argument(help="A run folder.", metavar="PATH")],
-    arm: Annotated[str, typer.Option(help="none, memory, adapter or both; empty: as the report decided.")] = "",
-    engine: Annotated[str, typer.Option(help="The engine: hf or llamacpp; empty: the student's own.")] = "",
+    path: Annotated[Path, typer.Argument(help="A bundle (a folder or a .duo file), or a run folder.", metavar="PATH")],
+    arm: Annotated[str, typer.Option(help="Of a run folder: none, memory, adapter or both; else as the report decided.")] = "",
+    engine: Annotated[str, typer.Option(help="hf or llamacpp; empty: the one that was measured.")] = "",
+    base: Annotated[str, typer.Option(help="The base model's folder, where the bundle's is elsewhere.", metavar="DIR")] = "",
+    trust: Annotated[Path | None, typer.Option(help="A file of public keys in place of your own trust file.")] = None,
+    allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Serve a bundle that nobody signed.")] = False,
+    host: Annotated[str, typer.Option(help=f"The address; any but this machine's own needs {KEYS}.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0: a free one.", min=0, max=65535)] = 4242,
+    threads: Annotated[int, typer.Option(help="Threads of a forward pass; 0: as the engine has it.", min=0)] = 0,
+    slots: Annotated[int, typer.Option(help="Requests computed at once, and caches kept; 0: the engine's own.", min=0)] = 0,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait; one more gets 429.", min=0)] = 32,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 4096,
+    max_body: Annotated[int, typer.Option(help="Largest request in MiB.", min=1)] = 4,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0.1)] = 120.0,
+    state: Annotated[Path | None, typer.Option(help="Keep caches here over restarts.", metavar="DIR")] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Serve a student behind the API that your agent speaks, with its memories in place.
+    """Serve a student behind the API that your agent speaks, with its memories in place, until Ctrl-C.
+
+    SIGHUP, or POST /duomem/reload with the admin key, loads it again without dropping a request. Keys stand in the environment:
+    DUOMEM_SERVE_KEYS (clients, with commas between them), DUOMEM_SERVE_ADMIN_KEY.
 
     Examples:
 
-      duomem serve runs/mine
+      duomem serve my.duo
 
       duomem serve runs/mine --arm both --engine llamacpp --port 4242
     """
+    from duomem.errors import UsageError
     from duomem.record.app import bind
-    from duomem.serve import app
-    from duomem.serve.engine import LocalEngine
-    from duomem.serve.student import open_student
+    from duomem.record.proxy import LOOPBACK
+    from duomem.serve.app import Setup
+    from duomem.serve.limits import Keys, Limits
+    from duomem.serve.run import serve as run
+    from duomem.serve.stand import Stand
+    from duomem.serve.student import Choice
 
-    student = open_student(path, arm, engine)
-    with closing(student), bind("127.0.0.1", port) as listener, closing(LocalEngine.of(student.model)) as running:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        words = f"{student.name} ({student.facts['arm']}) at {url}/v1; for Anthropic's clients {url} (Ctrl-C ends it)"
-        terminal.result({"url": f"{url}/v1", "model": student.name, "revision": student.revision, **student.facts}, words)
-        app.server_of(app.application(app.Service(student, running))).run(sockets=[listener])
+    clients = tuple(key for key in os.environ.get(KEYS, "").split(",") if key.strip())
+    if host not in LOOPBACK and not clients:
+        raise UsageError(f"--host {host} lets other machines use the server. Put keys into {KEYS}, or leave --host out.")
+    if allow_unsigned:
+        terminal.note("Warning: whoever can write that bundle decides what your agent does. Have it signed.")
+    limits = Limits(max_body * 2**20, tokens=max_tokens, seconds=timeout, running=slots or 8, waiting=waiting)
+    choice = Choice(arm, engine, threads, slots, trust, allow_unsigned, base)
+    setup = Setup(limits, Keys(clients, os.environ.get(ADMIN, "")), loopback=host in LOOPBACK)
+    with bind(host, port) as listener, Stand(path, choice, setup, state) as stand:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        student = stand.student
+        words = (
+            f"{student.name} ({student.facts['arm']}, {student.facts['engine']}) answers at {address}/v1 - for Anthropic's "
+            f"clients: {address}\nCtrl-C stops it."
+        )
+        terminal.result({"url": f"{address}/v1", "model": student.name, "revision": student.revision, **student.facts}, words)
+        run(stand.application, listener, terminal.note)
+    terminal.note("The server has stopped.")

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from duomem.errors import InfraError
+from duomem.models import cache_owner
 from duomem.models._slots import Row
 from duomem.types import Sampling
 
@@ -39,6 +40,7 @@ class Job:
 
     prompt: list[int]
     sampling: Sampling
+    owner: str = ""
     ready: threading.Event = field(default_factory=threading.Event)
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -64,9 +66,10 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place in the cache: the tokens whose keys it holds, how long its last prompt was, and when it was used."""
+    """A place in the cache: the tokens whose keys it holds, for whom, how long its last prompt was, and when it was used."""
 
     index: int
+    owner: str = ""
     tokens: list[int] = field(default_factory=list)
     prompt: int = 0
     used: int = 0
@@ -101,7 +104,7 @@ class Scheduler:
 
     def run(self, prompt: Sequence[int], sampling: Sampling) -> Job:
         """Block until the answer is there. Raises `InfraError` when the model failed or was closed."""
-        job = Job(list(prompt), sampling)
+        job = Job(list(prompt), sampling, cache_owner())
         if sampling.temperature > 0:
             job.random = torch.Generator().manual_seed(sampling.seed)
         with self._wake:
@@ -153,16 +156,18 @@ class Scheduler:
     def _place(self, job: Job) -> Slot:
         """The slot of the same conversation's last turn, else the one used longest ago, with the best prefix copied into it."""
         limit = len(job.prompt) - 1  # the last token is always computed: its logits are the answer's first
-        common = {slot.index: _common(slot.tokens, job.prompt, limit) for slot in self._slots}
+        common = {
+            slot.index: _common(slot.tokens, job.prompt, limit) if slot.owner == job.owner else 0 for slot in self._slots
+        }
         free = [slot for slot in self._slots if not slot.busy]
-        same = [slot for slot in free if slot.prompt and common[slot.index] >= min(slot.prompt, limit)]
+        same = [slot for slot in free if slot.prompt and common[slot.index] >= max(1, min(slot.prompt, limit))]
         chosen = max(same, key=lambda slot: common[slot.index]) if same else min(free, key=lambda slot: slot.used)
         best = max(self._slots, key=lambda slot: (common[slot.index], slot is chosen))
         job.cached = common[best.index]
         if best is not chosen and job.cached:
             self._network.cache.copy_prefix(best.index, chosen.index, job.cached)
         self._clock += 1
-        chosen.tokens = job.prompt[: job.cached]
+        chosen.tokens, chosen.owner = job.prompt[: job.cached], job.owner
         chosen.prompt, chosen.used, chosen.busy = len(job.prompt), self._clock, True
         return chosen
 

@@ -1,6 +1,7 @@
 """The student's model behind the server: built in this process, asked from many threads, its answers within its context.
 
-In: a `ModelSpec`; conversations with memories in place. Out: replies. Not here: HTTP, memories, who may ask.
+In: a `ModelSpec`; conversations with memories in place. Out: replies. Not here: HTTP, memories, who may ask; the engine in a
+process of its own is `process`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from typing import Protocol
 from duomem import parts
 from duomem.chat import encode
 from duomem.envs import ACT
-from duomem.models import ContextFull, Model
+from duomem.models import ContextFull, Model, caches_of
 from duomem.serve.student import ModelSpec
 from duomem.types import Message, Reply, Sampling, Tool
 
 
 class Engine(Protocol):
-    """Answers conversations; blocks, and may be called from many threads. `owner` names whose caches may be used."""
+    """Answers conversations; blocks, and may be called from many threads. `owner` names whose caches may be used.
+
+    Raises `ContextFull` and `InfraError` as a `Model` does.
+    """
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str) -> Reply: ...
     def close(self) -> None: ...
@@ -34,8 +38,25 @@ class LocalEngine:
     def of(cls, spec: ModelSpec) -> LocalEngine:
         return cls(parts.build("models", spec.name, spec.options))
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return self.model.provenance()
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest conversation; 0 where the model does not say."""
+        return int(getattr(self.model, "context", 0))
+
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str) -> Reply:
-        return self.model.reply(messages, tools, fitted(self.model, messages, tools, sampling))
+        with caches_of(owner):
+            return self.model.reply(messages, tools, fitted(self.model, messages, tools, sampling))
+
+    def save(self, folder: str) -> int:
+        """Write the model's caches to a folder; how many conversations. 0 for a model that cannot."""
+        return int(self.model.save_caches(folder)) if hasattr(self.model, "save_caches") else 0
+
+    def restore(self, folder: str) -> int:
+        return int(self.model.restore_caches(folder)) if hasattr(self.model, "restore_caches") else 0
 
     def close(self) -> None:
         self.model.close()

@@ -40,7 +40,7 @@ class Injected:
     memories: tuple[Memory, ...]
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
-    bank_version: int
+    bank_version: str
 
     @property
     def ids(self) -> tuple[MemoryId, ...]:
@@ -61,8 +61,8 @@ class Injector:
     strategy: MemoryStrategy | None = None
     bank: BankView | None = None
     """With a strategy and a `budget.k` above 0, where memories come from."""
-    version: int = 0
-    """The bank's."""
+    version: str = "0"
+    """The bank's; with learned memories beside it, theirs after a plus."""
     budget: Budget = field(default_factory=lambda: Budget(k=0))
 
     def inject(self, request: Request, body: Body, *, memories: bool = True) -> Injected:
@@ -80,6 +80,13 @@ class Injector:
         own = with_memories(self.layout, given, texts)
         messages = (*opening(self.layout, *read, texts), *given[start:]) if read else own
         return Injected(key, shown, messages, request.tools, self.version)
+
+    def of_task(self, goal: str, scene: str = "") -> Injected:
+        """What a task's first prompt would hold; the same memories as for any request of it."""
+        key = TaskKey(goal, scene)
+        shown = self._recall(key)
+        messages = opening(self.layout, goal, scene, [memory.text for memory in shown])
+        return Injected(key, shown, messages, (), self.version)
 
     def _recall(self, key: TaskKey) -> tuple[Memory, ...]:
         if self.strategy is None or self.bank is None or self.budget.k == 0 or not key.goal:

@@ -1,28 +1,56 @@
-"""What is served: a run's student (or a bundle's) with its layout, bank and task locator, and how its model is built.
+"""What is served: the student of a bundle or of a run folder, with its layout, bank and task locator, and its model's options.
 
-In: a path, perhaps an arm. Out: a `Student`. Nothing of the model is loaded here: `engine` does that. Not here: HTTP.
+In: a path, what the user chose. Out: a `Student`. Nothing of the model is loaded here: `engine` does that. Not here: HTTP.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duomem import parts
+from duomem.bank import Bank
 from duomem.errors import UsageError
+from duomem.memory import MemoryStrategy
 from duomem.own_agent import declared_locator
-from duomem.record.functions import locator
+from duomem.prompts import Layout
+from duomem.record.functions import Locator, locator
 from duomem.registry import component
 from duomem.rundir import RunFolder, open_run
 from duomem.scores import ARMS
 from duomem.serve.inject import Injector
-from duomem.types import Sampling, digest
+from duomem.types import Budget, Sampling, digest
+
+if TYPE_CHECKING:
+    from duomem.bundle import Bundle
 
 SERVED = ("none", "memory", "adapter", "both")
 """Arms that can be served: what a run may ship."""
+SHARED = ("path", "revision", "chat_template", "thinking", "tool_calls", "threads", "context")
+"""Options that mean the same in every engine of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user says about what is served."""
+
+    arm: str = ""
+    """Of a run folder: one of `SERVED`; empty: the one that the report decided on, else all that the run has."""
+    engine: str = ""
+    """A component of models/; empty: the one that was measured."""
+    threads: int = 0
+    """Threads of a forward pass; 0: the engine's own."""
+    slots: int = 0
+    """Conversations whose caches are kept, and requests computed at once; 0: the engine's own."""
+    trust: Path | None = None
+    """A file of public keys; None: the user's own trust file."""
+    allow_unsigned: bool = False
+    base: str = ""
+    """The base model's folder, where the bundle's is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +63,118 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student, ready but for its model. `close` frees its bank."""
+    """One student, ready but for its model. `close` frees its bank and what was unpacked for it."""
 
     name: str
     """What clients see as the model's name."""
     revision: str
-    """Hash of all that decides its answers; it changes with a reload that changes anything."""
+    """16 hex digits of all that decides its answers; another one after a reload that changed anything."""
     injector: Injector
     model: ModelSpec
     sampling: Sampling
     """What it was measured with; a request may ask otherwise."""
     facts: dict[str, str] = field(default_factory=dict)
+    """Where it comes from, in words for people."""
+    bank: Bank | None = None
+    """Where its memories come from; read only."""
     close: Callable[[], None] = lambda: None
 
 
-def open_student(path: Path, arm: str = "", engine: str = "") -> Student:
-    """The student of a run folder. `arm` is one of `SERVED`; empty: the one that the report decided on, else all that the run
-    has. `engine` names another component of models/ for the same weights. Raises `UsageError`."""
-    run = open_run(path, keep=False)
-    seed = run.seeds()[0]
-    arm = arm or _decided(run)
+def open_student(path: Path, choice: Choice | None = None) -> Student:
+    """The student of a bundle (a folder or a zip) or of a run folder. Raises `UsageError` and `DataError`."""
+    choice = choice or Choice()
+    if (path / "config.toml").is_file():
+        return _of_run(open_run(path, keep=False), choice)
+    if path.is_file() or (path / "manifest.json").is_file():
+        return _of_bundle(path, choice)
+    raise UsageError(f"{path} is neither a bundle nor a run folder. Make a bundle with: duomem bundle RUN -o my.duo")
+
+
+def _of_run(run: RunFolder, choice: Choice) -> Student:
+    """Of a run of several seeds the first one's parts, as bundles have them."""
+    seed, arm = run.seeds()[0], choice.arm or _decided(run)
     if arm not in SERVED:
         raise UsageError(f"Arm {arm!r} cannot be served. There are: {', '.join(SERVED)}.")
     wanted = ARMS[arm]
     if wanted.adapter and not seed.adapter.is_dir():
-        raise UsageError(f"{seed.adapter} is not there, so arm {arm!r} cannot be served. Run first: duomem tune {path}")
-    model = _model(seed, seed.adapter if wanted.adapter else None, engine)
-    injector, close = _injector(seed, model, memories=wanted.memories == "bank")
-    table = seed.settings.student
-    sampling = Sampling(table.temperature, table.max_tokens, seed=seed.settings.run.seed)
-    facts = {"source": str(path), "arm": arm, "layout": injector.layout.hash, "bank_version": str(injector.version)}
-    weights = [parts.weights_hash(model.options), parts.adapter_hash(seed.adapter) if wanted.adapter else ""]
-    revision = digest([weights, model.name, facts["layout"], injector.find.spec, getattr(injector.bank, "content_hash", "")])
-    return Student(f"duomem-{seed.settings.run.name or path.name}", revision[:16], injector, model, sampling, facts, close)
+        raise UsageError(f"{seed.adapter} is not there: arm {arm!r} cannot be served. Run first: duomem tune {run.root}")
+    settings, table = seed.settings, seed.settings.student
+    options = settings.options("student") | ({"adapter": str(seed.adapter.resolve())} if wanted.adapter else {})
+    model = _model(table.model, options, choice)
+    layout, find = parts.layout(settings), locator(declared_locator(run))
+    sampling = Sampling(table.temperature, table.max_tokens, seed=settings.run.seed)
+    facts = {"source": str(run.root), "arm": arm}
+    with ExitStack() as opened:
+        bank = None
+        if wanted.memories == "bank":
+            bank = opened.enter_context(parts.Parts(seed, "serve")).bank(seed)
+            if bank is None:
+                raise UsageError(f"{run.root} shows no memories: its config has no [memory] table, or k = 0.")
+        strategy = parts.strategy(settings, _counter(model)) if bank else None
+        injector = _injector(layout, find, strategy, bank, parts.budget(settings))
+        return _student(settings.run.name or run.root.name, injector, model, sampling, facts, bank, opened)
+
+
+def _of_bundle(path: Path, choice: Choice) -> Student:
+    from duomem.bundle import open_bundle
+
+    if choice.arm:
+        raise UsageError(f"{path} is a bundle: what it holds is decided. --arm is for run folders.")
+    with ExitStack() as opened:
+        trust, unsigned = choice.trust, choice.allow_unsigned
+        bundle = opened.enter_context(open_bundle(path, trust=trust, allow_unsigned=unsigned, base=choice.base))
+        said = bundle.manifest
+        model = _model(said.student.model, _engine_options(bundle, choice), choice)
+        bank = bundle.open_bank()
+        if bank is not None:
+            opened.callback(bank.close)
+        budget = said.memory.budget if said.memory else Budget(k=0)
+        strategy = bundle.strategy(_counter(model)) if bank else None
+        injector = _injector(bundle.layout, bundle.locator, strategy, bank, budget)
+        facts = {"source": str(path), "arm": said.verdict.arm, "bundle": f"{said.name} {said.version}"}
+        facts["signed"] = "yes" if bundle.signed else "no"
+        return _student(said.name, injector, model, said.student.sampling, facts, bank, opened)
+
+
+def _engine_options(bundle: Bundle, choice: Choice) -> dict[str, Any]:
+    """The bundle's own options, with its GGUF files for the engine that reads them."""
+    options = dict(bundle.options)
+    if (choice.engine or bundle.manifest.student.model) == "llamacpp":
+        if merged := bundle.gguf("merged"):
+            options["gguf"] = str(merged)
+            options.pop("adapter", None)
+        elif lora := bundle.gguf("adapter"):
+            options["lora"] = str(lora)
+    return options
+
+
+def _student(
+    name: str,
+    injector: Injector,
+    model: ModelSpec,
+    sampling: Sampling,
+    facts: dict[str, str],
+    bank: Bank | None,
+    opened: ExitStack,
+) -> Student:
+    """What is open is the student's from here on."""
+    facts |= {"engine": model.name, "layout": injector.layout.hash, "bank_version": injector.version}
+    adapter = model.options.get("adapter")
+    weights = [parts.weights_hash(model.options), parts.adapter_hash(Path(adapter)) if adapter else ""]
+    shown = [getattr(injector.bank, "content_hash", ""), injector.budget.k, injector.budget.floor, injector.budget.tokens]
+    plain = {key: value for key, value in model.options.items() if key not in ("adapter", "path", "gguf", "lora")}
+    decides = [
+        weights,
+        model.name,
+        plain,
+        facts["layout"],
+        injector.find.spec,
+        injector.find.pin,
+        shown,
+        facts.get("bundle", ""),
+    ]
+    close = opened.pop_all().close
+    return Student(f"duomem-{name}", digest(decides)[:16], injector, model, sampling, facts, bank, close)
 
 
 def _decided(run: RunFolder) -> str:
@@ -81,26 +188,29 @@ def _decided(run: RunFolder) -> str:
     return "both" if adapter and memories else "adapter" if adapter else "memory" if memories else "none"
 
 
-def _model(run: RunFolder, adapter: Path | None, engine: str) -> ModelSpec:
-    """The student's model, or the same weights in another engine: options that it doesn't know are left out."""
-    options = run.settings.options("student")
-    name = engine or run.settings.student.model
+def _model(measured: str, options: dict[str, Any], choice: Choice) -> ModelSpec:
+    """The model that was measured, or the same weights in another engine with what is common to both."""
+    name = choice.engine or measured
     known = component("models", name).Config.model_fields
-    if name != run.settings.student.model:
-        options = {key: value for key, value in options.items() if key in known}
-    return ModelSpec(name, options | ({"adapter": str(adapter.resolve())} if adapter else {}))
+    if name != measured:
+        kept = (*SHARED, "adapter", "gguf", "lora")
+        options = {key: options[key] for key in kept if options.get(key) is not None and key in known}
+    for key, value in (("threads", choice.threads), ("max_batch", choice.slots)):
+        if value and key in known:
+            options = {**options, key: value}
+    return ModelSpec(name, options)
 
 
-def _injector(run: RunFolder, model: ModelSpec, *, memories: bool) -> tuple[Injector, Callable[[], None]]:
-    layout, find = parts.layout(run.settings), locator(declared_locator(run))
-    if not memories:
-        return Injector(layout, find), lambda: None
-    loaded = parts.Parts(run, "serve")
-    bank = loaded.bank(run)
-    if bank is None:
-        raise UsageError(f"{run.root} shows no memories: its config has no [memory] table, or k = 0.")
+def _counter(model: ModelSpec) -> Callable[[str], int] | None:
+    """Counts tokens as the model will, without loading it."""
     module = component("models", model.name)
-    count = module.counter(module.Config(**model.options)) if hasattr(module, "counter") else None
-    strategy = parts.strategy(run.settings, count)
-    injector = Injector(layout, find, strategy, bank.view(), bank.version, parts.budget(run.settings))
-    return injector, bank.close
+    if not hasattr(module, "counter"):
+        return None
+    made: Callable[[str], int] = module.counter(module.Config(**model.options))
+    return made
+
+
+def _injector(layout: Layout, find: Locator, strategy: MemoryStrategy | None, bank: Bank | None, budget: Budget) -> Injector:
+    if bank is None or strategy is None:
+        return Injector(layout, find)
+    return Injector(layout, find, strategy, bank.view(), str(bank.version), budget)

@@ -59,6 +59,8 @@ class Answer:
     model: str
     replies: tuple[Reply, ...]
     finishes: tuple[str, ...] = ()
+    created: int = 0
+    """Seconds since 1970, where the API has a place for them."""
 
     @property
     def message(self) -> Message:
@@ -111,9 +113,15 @@ def write_answer(api: Api, answer: Answer) -> dict[str, Any]:
     return body
 
 
-def write_stream(api: Api, answer: Answer) -> Iterator[bytes]:
-    """The same answer as the events of a stream, the last one included."""
-    events: Iterator[bytes] = _module(api).write_stream(answer)
+def write_stream(api: Api, answer: Answer, *, usage: bool = True) -> Iterator[bytes]:
+    """The same answer as the events of a stream, the last one included. `usage`: a chat stream ends with a chunk of counts."""
+    events: Iterator[bytes]
+    if api == "chat":
+        from duomem.wire import _chat
+
+        events = _chat.write_stream(answer, usage=usage)
+    else:
+        events = _module(api).write_stream(answer)
     return events
 
 
@@ -125,7 +133,16 @@ def assembler(api: Api) -> Assembler:
 def write_error(api: Api, status: int, words: str) -> dict[str, Any]:
     """The body of an error as the API's clients read it."""
     if api == "messages":
-        kind = {401: "authentication_error", 413: "request_too_large", 429: "rate_limit_error"}.get(status, "api_error")
+        kinds = {
+            400: "invalid_request_error",
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            413: "request_too_large",
+            422: "invalid_request_error",
+            429: "rate_limit_error",
+        }
+        kind = kinds.get(status, "api_error")
         return {"type": "error", "error": {"type": kind, "message": words}}
     return {"error": {"message": words, "type": "duomem", "param": None, "code": str(status)}}
 

@@ -123,7 +123,7 @@ def write_answer(answer: Answer) -> dict[str, Any]:
 
 
 def _head(answer: Answer, kind: str) -> dict[str, Any]:
-    return {"id": answer.id, "object": kind, "created": 0, "model": answer.model}
+    return {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
 
 
 def _finish(answer: Answer, index: int) -> str:
@@ -140,7 +140,7 @@ def _usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def write_stream(answer: Answer) -> Iterator[bytes]:
+def write_stream(answer: Answer, *, usage: bool = True) -> Iterator[bytes]:
     head = _head(answer, "chat.completion.chunk")
     for index, reply in enumerate(answer.replies):
         delta = _reply(reply.message)
@@ -150,7 +150,8 @@ def write_stream(answer: Answer) -> Iterator[bytes]:
             delta = {"tool_calls": [{"index": position, **call}]}
             yield event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
         yield event({**head, "choices": [{"index": index, "delta": {}, "finish_reason": _finish(answer, index)}]})
-    yield event({**head, "choices": [], "usage": _usage(answer)})
+    if usage:
+        yield event({**head, "choices": [], "usage": _usage(answer)})
     yield b"data: [DONE]\n\n"
 
 

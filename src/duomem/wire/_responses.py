@@ -145,7 +145,7 @@ def write_answer(answer: Answer) -> dict[str, Any]:
 def _envelope(answer: Answer) -> dict[str, Any]:
     fixed: dict[str, Any] = {"error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "tools": []}
     fixed |= {"parallel_tool_calls": True, "tool_choice": "auto", "temperature": None, "top_p": None}
-    head = {"id": answer.id, "object": "response", "created_at": 0, "model": answer.model}
+    head = {"id": answer.id, "object": "response", "created_at": answer.created, "model": answer.model}
     return {**head, **fixed, "output": [], "status": "in_progress"}
 
 
