@@ -66,7 +66,8 @@ class Bert:
         return mean
 
     def _linear(self, hidden: Array, name: str) -> Array:
-        return hidden @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        out: Array = hidden @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        return out
 
     def _attention(self, hidden: Array, name: str) -> Array:
         """[tokens, hidden] from queries, keys and values, [heads, tokens, size] each."""
@@ -84,14 +85,16 @@ class Bert:
     def _norm(self, hidden: Array, name: str) -> Array:
         centred = hidden - hidden.mean(axis=-1, keepdims=True)
         spread = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + self._tiny)
-        return centred / spread * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        out: Array = centred / spread * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return out
 
 
 def _gelu(values: Array) -> Array:
     """x times the normal distribution's share below x, exactly."""
     from scipy.special import erf
 
-    return values * (np.float32(0.5) * (np.float32(1) + erf(values * np.float32(0.5**0.5))))
+    out: Array = values * (np.float32(0.5) * (np.float32(1) + erf(values * np.float32(0.5**0.5))))
+    return out
 
 
 def shrink(source: Path, target: Path) -> None:
