@@ -513,6 +513,24 @@ def test_a_function_judges_what_is_finished(tmp_path: Path) -> None:
         assert [note.partition(":")[0] for note in notes] == ["The judge failed on episode fails"]
 
 
+def test_an_outcome_that_cannot_be_kept_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    keep, failures = RecordStore.judge, iter([StoreError("the disk is full")])
+
+    def judge(self: RecordStore, *said: Any) -> None:
+        for failure in failures:
+            raise failure
+        keep(self, *said)
+
+    monkeypatch.setattr(recorder, "TICK_S", 0.02)
+    service = recorder.Service(lambda episode: True, idle_s=0.02, note=notes.append)
+    with world(tmp_path / "run", service=service) as made:
+        monkeypatch.setattr(RecordStore, "judge", judge)
+        post(made.url, "chat")
+        until(lambda: bool(made.store.outcomes()))
+    assert notes == ["An outcome could not be kept: the disk is full"]
+
+
 def test_only_this_machine_and_only_its_own_pages_are_let_in(tmp_path: Path) -> None:
     with world(tmp_path / "run", service=recorder.Service(key="open sesame")) as made:
         assert post(made.url, "messages").status_code == 401

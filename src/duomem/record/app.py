@@ -144,7 +144,11 @@ async def _judge_idle(proxy: Proxy, service: Service) -> None:
     seen: dict[str, int] = {}
     while service.judge:
         await asyncio.sleep(min(TICK_S, service.idle_s))
-        await asyncio.to_thread(judge_all, proxy, service, service.idle_s, seen)
+        try:
+            await asyncio.to_thread(judge_all, proxy, service, service.idle_s, seen)
+        except DuomemError as error:  # a full disk, say: told at once, and tried again
+            seen.clear()
+            service.note(f"An outcome could not be kept: {error}")
 
 
 def judge_all(proxy: Proxy, service: Service, idle_s: float, seen: dict[str, int]) -> int:
