@@ -5,6 +5,8 @@ The run is of the household twin: the expert collects, rules remember, the stude
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,17 @@ from typing import Any
 from duomem import pipeline
 from duomem.config import settings_of
 from duomem.envs import Env
-from duomem.prompts import Layout, opening, parse, turn_message
+from duomem.models.scripted import Scripted
+from duomem.prompts import Layout, load_layout, opening, parse, turn_message
 from duomem.rundir import RunFolder
-from duomem.types import Message, Reply, Task, ToolCall
+from duomem.serve.app import Setup, application
+from duomem.serve.desk import Desk
+from duomem.serve.engine import LocalEngine
+from duomem.serve.inject import Injector
+from duomem.serve.run import running
+from duomem.serve.service import Alone, Service
+from duomem.serve.student import ModelSpec, Student
+from duomem.types import Message, Reply, Sampling, Task, ToolCall, Usage
 
 
 def make_run(folder: Path, tasks: int = 24, **student: Any) -> RunFolder:
@@ -68,3 +78,25 @@ def play(client: Any, env: Env, task: Task, layout: Layout, steps: int = 30, **a
 def commands_of(turns: Any) -> tuple[str, ...]:
     """The commands of a trajectory's turns."""
     return tuple(turn.call.command if isinstance(turn.call, ToolCall) else "" for turn in turns)
+
+
+def scripted_student(layout: str = "default", name: str = "toy") -> Student:
+    """A student without a bank, whose engine a test chooses."""
+    return Student(f"duomem-{name}", f"revision-{name}", Injector(load_layout(layout)), ModelSpec("scripted", {}), Sampling())
+
+
+@contextmanager
+def serving(
+    engine: Any, student: Student | None = None, close: Callable[[], None] = lambda: None, **setup: Any
+) -> Iterator[tuple[str, Desk]]:
+    """A server in this process; gives its URL and its desk."""
+    if not hasattr(engine, "context"):
+        engine = LocalEngine(engine)
+    desk = Desk(Service(student or scripted_student(), Alone(engine), close=close))
+    with running(application(desk, Setup(**setup))) as url:
+        yield url, desk
+
+
+def saying(text: str = "Thought: go\nAction: look", **usage: int) -> Scripted:
+    """A model that always says the same."""
+    return Scripted(lambda messages: Reply(Message.of("assistant", text), usage=Usage(**usage)))

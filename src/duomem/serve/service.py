@@ -88,6 +88,8 @@ class Service:
         request, wants = wire.read_request(api, body), read_wants(api, body, headers)
         if request.previous or request.conversation:
             raise wire.WireError("This server keeps no conversations: send all messages, without previous_response_id.")
+        if not request.messages:
+            raise wire.WireError("the request holds no message.")
         request = replace(request, tools=wants.offered(request.tools))
         injected = self.student.injector.inject(request, body, memories=wants.memories)
         asked = Asked(request, body, wants, injected, self.sampling(request, body), owner)
