@@ -1,4 +1,4 @@
-"""Text that others wrote, on a terminal: nothing in it moves the cursor, sets a title, hides or turns words round, or floods."""
+"""Text that others wrote, on a terminal: nothing in it moves the cursor, sets a title, hides or turns words, or floods."""
 
 from __future__ import annotations
 

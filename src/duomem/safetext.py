@@ -18,8 +18,8 @@ _UNSAFE = re.compile(
     "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"  # format controls, tags
 )
 """What is shown by a stand-in. Escape sequences need no grammar of their own: without their first character (ESC, or its C1
-form) they are plain text. Not in it: the line feed, the two joiners (U+200C, U+200D) that scripts and emoji need, and the format
-characters of Arabic, Syriac and Kaithi, which are visible signs."""
+form) they are plain text. Not in it: the line feed, the two joiners (U+200C, U+200D) that scripts and emoji need, and the
+format characters of Arabic, Syriac and Kaithi, which are visible signs."""
 
 
 def _stand_in(match: re.Match[str]) -> str:
@@ -32,9 +32,13 @@ def _stand_in(match: re.Match[str]) -> str:
     return "\ufffd" if 0xD800 <= code <= 0xDFFF else f"<U+{code:04X}>"
 
 
-def plain(text: str, limit: int | None = LONG) -> str:
-    """The text over as many lines as it has, `limit` characters of it (None: all). Line ends of Windows become a line feed."""
-    return _shown(text[:limit].replace("\r\n", "\n"), len(text) - (len(text) if limit is None else limit))
+def plain(text: str, limit: int | None = LONG, chars: int | None = None) -> str:
+    """The text over as many lines as it has, `limit` characters of it (None: all). Line ends of Windows become a line feed.
+
+    `chars` is the length of the whole text, where this is its beginning.
+    """
+    left = max(len(text), chars or 0) - len(text[:limit])
+    return _shown(text[:limit].replace("\r\n", "\n"), left)
 
 
 def line(text: str, limit: int = 200) -> str:

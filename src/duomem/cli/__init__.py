@@ -13,7 +13,7 @@ import warnings
 
 import typer
 
-from duomem.cli import engine, logs, memories, price, record, serve, sweep, tools, verbs
+from duomem.cli import compare, engine, episodes, logs, memories, price, record, serve, show, sweep, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -40,6 +40,9 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 verbs.add_to(app)
 sweep.add_to(app)
 tools.add_to(app)
+episodes.add_to(app)
+show.add_to(app)
+compare.add_to(app)
 engine.add_to(app)
 price.add_to(app)
 logs.add_to(app)

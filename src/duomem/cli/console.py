@@ -6,6 +6,7 @@ In: progress calls, results, errors. Out: bars with rate and time left, words or
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from duomem.errors import DuomemError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+WIDE = 160
+"""Columns of a table that nobody's terminal bounds."""
 
 
 def safe(words: str, style: str = "") -> Text:
@@ -57,10 +60,16 @@ class Terminal:
         if self.json:
             print(json.dumps(data, sort_keys=True, default=str))
         elif not isinstance(words, str):
+            out = Console(highlight=False, width=self.width)
             for part in words:
-                self.out.print(part, soft_wrap=False)
+                out.print(part, soft_wrap=isinstance(part, Text))  # a line, unlike a table, is whole for whoever copies it
         else:
             self.out.print(safe(words or "\n".join(f"{key}: {value}" for key, value in data.items())))
+
+    @property
+    def width(self) -> int:
+        """Columns for tables: the terminal's; where results go into a file or a pipe, `WIDE` unless COLUMNS says otherwise."""
+        return self.out.width if self.out.is_terminal or "COLUMNS" in os.environ else WIDE
 
     def note(self, words: str) -> None:
         self.err.print(safe(words, "dim"))

@@ -1,4 +1,4 @@
-"""The commands for recording a user's own agent: record, outcome, episodes.
+"""The commands for recording a user's own agent: record and outcome, and what `duomem episodes` says of recordings.
 
 In: arguments. Out: a running recorder; outcomes; what was recorded and what of it can be used. Not here: any of the work.
 """
@@ -14,6 +14,7 @@ import typer
 
 from duomem.cli.console import terminal
 from duomem.cli.options import Debug, Json, Run
+from duomem.safetext import line
 
 if TYPE_CHECKING:
     from duomem.record.episodes import Episode
@@ -23,7 +24,7 @@ KEY = "DUOMEM_RECORD_KEY"
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (record, outcome, episodes):
+    for command in (record, outcome):
         app.command()(command)
 
 
@@ -126,7 +127,7 @@ def outcome(
     if bool(judge) == (won is not None):
         raise UsageError("Say how the episode ended with --won or --lost, or name a function with --judge.")
     if won is not None and not episode:
-        raise UsageError(f"Which episode? List them with: duomem episodes {run}")
+        raise UsageError(f"Which episode? List them with: duomem episodes {run} --recorded")
     with RecordStore.open(run / FILE, "add") as store:
         if won is not None:
             store.judge(episode, won, "command", score, note)
@@ -139,20 +140,8 @@ def outcome(
         terminal.result({"judged": judged, "asked": len(names)}, f"{len(judged)} of {len(names)} episodes got an outcome.")
 
 
-def episodes(
-    run: Run,
-    episode: Annotated[str, typer.Argument(help="One episode, in full.", metavar="[EPISODE]")] = "",
-    json_: Json = False,
-    debug: Debug = False,
-) -> None:
-    """List what was recorded: episodes, their outcomes, and why one cannot be used.
-
-    Examples:
-
-      duomem episodes runs/mine
-
-      duomem episodes runs/mine auto-000001 --json
-    """
+def show_recorded(run: Path, episode: str) -> None:
+    """What was recorded: all episodes with their outcomes and why one cannot be used, or one in full."""
     from duomem.errors import DataError
     from duomem.record.episodes import read
     from duomem.record.store import FILE, RecordStore
@@ -163,7 +152,10 @@ def episodes(
             terminal.result(data, words)
             return
         if episode not in store.episodes():
-            raise DataError(f"{store.path} has no episode {episode!r}. List them with: duomem episodes {run}")
+            raise DataError(
+                f"{store.path} has no episode {episode!r}. List them with: duomem episodes {run} --recorded. "
+                f"An episode that was played is opened by: duomem show {run}:{episode}"
+            )
         found = read(store, episode, store.outcomes().get(episode))
         terminal.result(_row(found) | {"trees": _trees(found)}, _story(found))
 
@@ -175,14 +167,14 @@ def _summary(store: Any, run: Path) -> tuple[dict[str, Any], str]:
     rows = [_row(each) for each in found]
     usable = sum(each.usable for each in found)
     lines = [
-        f"{row['episode']:<24} {row['outcome']:<8} {row['turns']:>3} turns  {_short(row['task'], 48):<48}"
+        f"{line(row['episode'], 60):<24} {row['outcome']:<8} {row['turns']:>3} turns  {line(row['task'], 48):<48}"
         + (f"  ({row['problem']})" if row["problem"] not in ("", "lost", "no outcome") else "")
         for row in rows
     ]
     lines.append(f"{len(found)} episodes; {usable} won and whole: memories and adapters are made of those.")
     if usable:
         lines.append(f"Next: duomem collect {run} --config FILE, then remember and tune.")
-    return {"run": str(run), "usable": usable, "episodes": rows}, "\n".join(line.rstrip() for line in lines)
+    return {"run": str(run), "usable": usable, "episodes": rows}, "\n".join(each.rstrip() for each in lines)
 
 
 def _row(episode: Episode) -> dict[str, Any]:
@@ -228,17 +220,12 @@ def _trees(episode: Episode) -> list[dict[str, Any]]:
 
 def _story(episode: Episode) -> str:
     row = _row(episode)
-    lines = [f"{name}: {row[name]}" for name in ("episode", "task", "outcome", "problem") if row[name]]
+    lines = [f"{name}: {line(row[name], 1000)}" for name in ("episode", "task", "outcome", "problem") if row[name]]
     for tree in episode.trees:
         lines.append(f"{tree.kind}: {len(tree.line)} turns" + (f" ({tree.problem})" if tree.problem else ""))
         for index, each in enumerate(tree.line):
             reply = tree.reply(index).message
-            calls = ", ".join(f"{call.name}({_short(call.arguments, 60)})" for call in reply.tool_calls)
-            lines.append(f"  {each.id:>5}  {_short(reply.text, 80)}{' ' if reply.text and calls else ''}{calls}")
-    lines += [f"exchange {each.id} {each.state}: {each.error}" for each in episode.exchanges if each.error]
+            calls = ", ".join(f"{call.name}({line(call.arguments, 60)})" for call in reply.tool_calls)
+            lines.append(f"  {each.id:>5}  {line(reply.text, 80)}{' ' if reply.text and calls else ''}{calls}")
+    lines += [f"exchange {each.id} {each.state}: {line(each.error, 400)}" for each in episode.exchanges if each.error]
     return "\n".join(lines)
-
-
-def _short(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 3] + "..."

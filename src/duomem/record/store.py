@@ -169,7 +169,9 @@ class RecordStore:
     def judge(self, episode: str, won: bool, source: str, score: float | None = None, note: str = "") -> None:
         """Add an outcome; the last one counts. Raises `DataError` for an episode that was never recorded."""
         if not self._commits.rows("SELECT 1 FROM exchanges WHERE episode = ? LIMIT 1", episode):
-            raise DataError(f"{self.path} has no episode {episode!r}. List them with: duomem episodes {self.path.parent}")
+            raise DataError(
+                f"{self.path} has no episode {episode!r}. List them with: duomem episodes {self.path.parent} --recorded"
+            )
         sql = "INSERT INTO outcomes(episode, won, score, note, source, at) VALUES (?, ?, ?, ?, ?, ?)"
         self._commits.now(lambda db: db.execute(sql, (episode, won, score, note, source, time.time())))
 

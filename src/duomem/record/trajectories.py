@@ -47,7 +47,9 @@ def collect(run: RunFolder, talk: Talk, forbidden: Iterable[str]) -> None:
     problems = Counter(kind(episode.problem) for episode in found if episode.problem)
     left = ", ".join(f"{count} {problem}" for problem, count in sorted(problems.items())) or "none"
     if not any(each.won for each in made):
-        raise DataError(f"No recorded episode can be learned from ({left}). See: duomem episodes {run.home or run.root}")
+        raise DataError(
+            f"No recorded episode can be learned from ({left}). See: duomem episodes {run.home or run.root} --recorded"
+        )
     content = run_hash(made)
     phase, inputs = f"record/{content[:16]}", key("record", content)
     if run.done("collect", inputs):
