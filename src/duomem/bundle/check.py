@@ -106,7 +106,11 @@ def _layout(root: Path, found: Manifest, where: str) -> None:
 
 
 def _template(root: Path, found: Manifest, where: str) -> None:
-    """A chat template of the bundle's own is the one that the parts were made with."""
+    """A chat template and a tokenizer of the bundle's own are those that the parts were made with."""
+    for name, sha in found.base.files.items():
+        member = found.member(f"{manifest.TOKENIZER}/{name}")
+        if member and member.sha256 != sha:
+            raise MismatchError(f"{where}: {member.path} is another one than the base's.")
     path = root / manifest.TEMPLATE
     if path.is_file() and sha256(path) != found.base.template_sha256:
         raise MismatchError(f"{where}: {manifest.TEMPLATE} is another chat template than its parts were made with.")

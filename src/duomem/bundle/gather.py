@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from duomem import embed, parts, weights
 from duomem._chat_options import ChatOptions, tokenizer_of
 from duomem.bank import Bank
 from duomem.bundle.check import sha256
-from duomem.bundle.manifest import BANK, Base, Embedder, Figure, Memories, TaskRule, Teacher
+from duomem.bundle.manifest import BANK, GGUF, TOKENIZER, Base, Embedder, Figure, Gguf, Memories, TaskRule, Teacher
+from duomem.chat import end_of_turn
 from duomem.config import Settings
-from duomem.errors import DataError
+from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.journal import Journal
+from duomem.models._gguf import write_adapter, write_base
+from duomem.models._gguf_quants import KINDS
 from duomem.record.functions import DEFAULT, locator
 from duomem.record.store import FILE, RecordStore
 from duomem.rundir import RunFolder
@@ -40,7 +44,7 @@ CHECKED = 200
 """Searches compared between int8 and float32 vectors."""
 
 
-def base(settings: Settings, folder: Path) -> Base:
+def base(settings: Settings) -> Base:
     """The student's base by name and hashes. Raises `UsageError` for one that has no name to be found by."""
     options = settings.options("student")
     name = str(options.get("path") or "")
@@ -69,6 +73,50 @@ def adapter(seed: RunFolder, folder: Path) -> str:
     for name in ("adapter_model.safetensors", "adapter_config.json", "manifest.json"):
         shutil.copyfile(seed.adapter / name, folder / name)
     return weights.adapter_hash(folder)
+
+
+def ggufs(
+    seed: RunFolder, folder: Path, kind: str, precision: str, *, adapter: bool, note: Callable[[str], None]
+) -> tuple[Gguf, ...]:
+    """Write the GGUF file that llama.cpp gets (see `Options.gguf`). A merged model comes with its tokenizer's files, since a
+    device may have nothing else of the base.
+
+    Raises `UsageError` for a student without weights, `DataError` for a base or adapter that cannot be written as GGUF; with
+    "auto" these are told as a `note`.
+    """
+    options = seed.settings.options("student")
+    name = str(options.get("path") or "")
+    if kind == "merged":
+        if not name:
+            raise UsageError(f"A merged GGUF needs a student with weights; {seed.settings.student.model} has none: --gguf none")
+        return (_merged(seed, folder, name, precision, adapter=adapter),)
+    if kind == "none" or not adapter or not name:
+        return ()
+    try:
+        made = write_adapter(weights.folder_of(name, options.get("revision")), seed.adapter, folder / GGUF / "adapter.gguf")
+    except (DataError, MissingExtra) as error:
+        if kind == "adapter":
+            raise
+        note(f"The bundle has no GGUF of the adapter: {error}")
+        return ()
+    return (Gguf(path=made.relative_to(folder).as_posix(), kind="adapter", weights="f32"),)
+
+
+def _merged(seed: RunFolder, folder: Path, name: str, precision: str, *, adapter: bool) -> Gguf:
+    if precision not in KINDS:
+        raise UsageError(f"Weights {precision!r} are of no known precision. There are: {', '.join(KINDS)}.")
+    options = seed.settings.options("student")
+    here = weights.folder_of(name, options.get("revision"))
+    if not weights.stable_name(name).startswith("duomem/"):
+        (folder / TOKENIZER).mkdir()
+        for file in PINNED:
+            if (here / file).is_file():
+                shutil.copyfile(here / file, folder / TOKENIZER / file)
+    chat = ChatOptions(**{key: options[key] for key in ChatOptions.model_fields if key in options})
+    end = end_of_turn(tokenizer_of(name, chat, revision=options.get("revision")))[0]
+    target = folder / GGUF / f"model-{precision}.gguf"
+    write_base(here, target, kind=precision, end=end, adapter=seed.adapter if adapter else None)
+    return Gguf(path=target.relative_to(folder).as_posix(), kind="merged", weights=precision)
 
 
 def bank(seed: RunFolder, folder: Path) -> Memories:

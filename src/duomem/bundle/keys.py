@@ -59,6 +59,10 @@ class Signed:
     files: dict[str, str]
 
 
+class Untrusted(DataError):
+    """Nothing is wrong with a bundle but that nobody whom the user trusts has signed it."""
+
+
 def trust_file() -> Path:
     """The user's own trust file: $XDG_CONFIG_HOME/duomem/trust.pem, else under ~/.config."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "duomem" / "trust.pem"
@@ -147,7 +151,7 @@ def verify(signature: bytes, keys: Sequence[Key], where: str) -> Signed:
         raise DataError(f"{where}: its signature cannot be read. It was damaged or is none.") from error
     key = next((key for key in keys if key.fingerprint == hint), None)
     if key is None:
-        raise DataError(
+        raise Untrusted(
             f"{where} was signed by a key that you do not trust (fingerprint {hint[:16]}). If you know its owner, get the "
             "public key from them and add it: duomem trust KEY.pub"
         )

@@ -20,7 +20,7 @@ FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "model.sig"
 """The two files that are no members: the manifest lists the members, the signature covers members and manifest."""
 CARD, BANK, LAYOUT, PROMPTS, ADAPTER, GGUF = "README.md", "bank.sqlite", "layout.json", "prompts.json", "adapter", "gguf"
-TEMPLATE = "chat_template.jinja"
+TEMPLATE, PARITY, TOKENIZER = "chat_template.jinja", "parity.json", "tokenizer"
 
 Sha = str
 _HEX64 = r"^[0-9a-f]{64}$"
@@ -229,7 +229,7 @@ class Manifest(Part):
     gguf: tuple[Gguf, ...] = ()
     memory: Memories | None = None
     parity: Parity | None = None
-    """None only in a bundle that was written with `--no-parity`."""
+    """None only in a bundle that was written with `--parity 0`."""
     members: tuple[Member, ...]
 
     @model_validator(mode="after")

@@ -61,6 +61,8 @@ class Bundle:
         """What `models/hf` and `models/llamacpp` take as `path`: a name of the package, a hub name, a folder."""
         if self.base:
             return self.base
+        if self.gguf("merged") and self.manifest.member(f"{manifest.TOKENIZER}/tokenizer.json"):
+            return str(self.root / manifest.TOKENIZER)
         if self.manifest.base.source == "folder":
             raise UsageError(
                 f"The bundle {self.manifest.name} needs the base {self.manifest.base.name}, which was a folder where it was "
@@ -158,18 +160,24 @@ def open_bundle(
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no bundle at {path}. Make one with: duomem bundle RUN -o {path}")
-    want = _Want(path, trust, allow_unsigned, allow_older, base, check_base)
-    if path.is_dir():
-        return want.checked(path, temporary=False)
-    folder = Path(tempfile.mkdtemp(prefix="duomem-bundle-"))
+    return _Want(path, trust, allow_unsigned, allow_older, base, check_base).opened()
+
+
+def look(path: Path | str, trust: Trust = None) -> tuple[Manifest, Signed | None, str]:
+    """What a bundle says of itself, who of the trusted signed it, and that in words. Trust is not asked for.
+
+    Hashes and forms are checked; raises `DataError` for a bundle that is damaged.
+    """
+    path = Path(path)
+    trusting: Trust = trust or (keys.trust_file() if keys.trust_file().is_file() else ())
     try:
-        with archive.Archive(path) as opened:
-            want.head({name: opened.read(name, keys.LARGEST) for name in _HEAD if name in opened}, opened.sizes)
-            opened.extract(folder)
-        return want.checked(folder, temporary=True)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        with open_bundle(path, trust=trusting, allow_older=True, check_base=False) as opened:
+            signed = opened.signed
+            assert signed is not None
+            return opened.manifest, signed, f"by {signed.key.name}, whom you trust ({signed.key.fingerprint[:16]})"
+    except keys.Untrusted as why:
+        with _Want(path, (), True, True, "", False).opened(strangers=True) as opened:
+            return opened.manifest, None, str(why)
 
 
 _HEAD = (manifest.MANIFEST, manifest.SIGNATURE)
@@ -186,20 +194,36 @@ class _Want:
     base: str
     check_base: bool
 
-    def checked(self, root: Path, *, temporary: bool) -> Bundle:
+    def opened(self, *, strangers: bool = False) -> Bundle:
+        """With `strangers` a signature is not looked at: for showing what is there, never for using it."""
+        if self.path.is_dir():
+            return self.checked(self.path, strangers, temporary=False)
+        folder = Path(tempfile.mkdtemp(prefix="duomem-bundle-"))
+        try:
+            with archive.Archive(self.path) as found:
+                self.head({name: found.read(name, keys.LARGEST) for name in _HEAD if name in found}, found.sizes, strangers)
+                found.extract(folder)
+            return self.checked(folder, strangers, temporary=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def checked(self, root: Path, strangers: bool, *, temporary: bool) -> Bundle:
         """The bundle in a folder, every check done."""
         where = str(self.path)
         sizes = check.files(root, where)
-        found, signed = self.head(_read_head(root, sizes, where), sizes)
+        found, signed = self.head(_read_head(root, sizes, where), sizes, strangers)
         check.members(root, found, where)
         check.contents(root, found, where)
         bundle = Bundle(root, found, signed, self.base, temporary)
-        if self.check_base and found.base.source != "endpoint":
+        if self.check_base and found.base.source != "endpoint" and not bundle.gguf("merged"):
             check.base(found, weights.folder_of(bundle.base_path, found.base.revision or None), where)
         return bundle
 
-    def head(self, read: Mapping[str, bytes], sizes: Mapping[str, int]) -> tuple[Manifest, Signed | None]:
+    def head(self, read: dict[str, bytes], sizes: Mapping[str, int], strangers: bool) -> tuple[Manifest, Signed | None]:
         """Signature, manifest, list of files, version: all that is known before a member is read."""
+        if strangers:
+            read.pop(manifest.SIGNATURE, None)
         trusted = _keys(self.trust, self.path) if manifest.SIGNATURE in read else ()
         found, signed = check.head(read, str(self.path), trusted, self.allow_unsigned, sizes)
         if not self.allow_older:
@@ -221,7 +245,7 @@ def _keys(trust: Trust, where: Path) -> tuple[Key, ...]:
         return tuple(trust)
     own = keys.trust_file()
     if not own.is_file():
-        raise DataError(
+        raise keys.Untrusted(
             f"{where} is signed, and you trust no key yet ({own} is not there). Get its maker's public key from them, "
             "not with the bundle, and add it: duomem trust KEY.pub"
         )

@@ -19,28 +19,29 @@ from duomem import __version__, parts
 from duomem.bundle import archive, keys
 from duomem.bundle.card import card
 from duomem.bundle.check import sha256
-from duomem.bundle.gather import adapter, bank, base, figures, task_rule, teacher
+from duomem.bundle.gather import adapter, bank, base, figures, ggufs, task_rule, teacher
 from duomem.bundle.manifest import (
     ADAPTER,
     CARD,
     FORMAT,
     LAYOUT,
     MANIFEST,
+    PARITY,
     SIGNATURE,
     TEMPLATE,
     Data,
     Manifest,
-    Member,
     Student,
     Verdict,
 )
+from duomem.bundle.sizes import too_large
 from duomem.decision import Decision
-from duomem.errors import UsageError
+from duomem.errors import DataError, UsageError
 from duomem.rundir import RunFolder
 from duomem.scores import Results
 from duomem.summary import Summary, summarise
 from duomem.talk import SILENT, Talk
-from duomem.types import load
+from duomem.types import digest, load
 
 ARMS = ("memory", "adapter", "both")
 
@@ -61,8 +62,8 @@ class Options:
     """None of its own: the run's."""
     licence: str = "other"
     """Of the bundle, for the model card."""
-    gguf: Literal["adapter", "merged", "none"] = "adapter"
-    """Which GGUF file llama.cpp gets: the adapter's, base and adapter merged in one, or none."""
+    gguf: Literal["auto", "adapter", "merged", "none"] = "auto"
+    """Which GGUF file llama.cpp gets: the adapter's, both merged, or none; auto: the adapter's, where it can be."""
     weights: str = "f32"
     """Precision of a merged file's matrices (an adapter's stay as they were trained)."""
     parity: int = 24
@@ -83,35 +84,42 @@ def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk
     verdict = _verdict(summary.decision, options)
     seed = _seed(run, options)
     with _staged(out) as folder:
-        found = _fill(folder, run, seed, summary, verdict, options)
-        data = found.to_json()
-        (folder / MANIFEST).write_bytes(data)
+        draft = _draft(folder, run, seed, summary, verdict, options, talk)
+        if over := too_large(draft, options.largest):
+            raise DataError(over)
+        if options.parity:
+            talk.note(f"Replaying {options.parity} recorded episodes through the server's code.")
+            draft = _held(folder, run, seed, draft, options.parity)
+        found = _finished(folder, run, draft, options)
         if options.sign:
             files = {member.path: member.sha256 for member in found.members} | {MANIFEST: sha256(folder / MANIFEST)}
             (folder / SIGNATURE).write_bytes(keys.sign(files, found.name, options.sign))
     return found
 
 
-def _fill(folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdict: Verdict, options: Options) -> Manifest:
+def _draft(
+    folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdict: Verdict, options: Options, talk: Talk
+) -> Manifest:
+    """The parts in the folder, and a manifest of them that says all but version and parity."""
     settings = seed.settings
-    layout, table = parts.layout(settings), settings.student
+    layout, table, chat = parts.layout(settings), settings.student, settings.options("student")
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    chat = settings.options("student")
     if chat.get("chat_template"):
         shutil.copyfile(Path(chat["chat_template"]).expanduser(), folder / TEMPLATE)
     for name in ("report.json", "report.md", "report.html"):
         if (run.root / name).is_file():
             shutil.copyfile(run.root / name, folder / name)
-    found = Manifest.model_construct(
+    (folder / CARD).touch()
+    draft = Manifest.model_construct(
         format=FORMAT,
         name=options.name or settings.run.name,
-        version=options.version or 1,
+        version=1,
         duomem=__version__,
         commit=summary.commit,
         made=summary.made,
         config_hash=run.settings.hash,
         seed=settings.run.seed,
-        base=base(settings, folder),
+        base=base(settings),
         student=Student(
             model=table.model,
             thinking=chat.get("thinking", "off"),
@@ -127,21 +135,47 @@ def _fill(folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdi
         teacher=teacher(seed),
         data=_data(seed, summary),
         adapter_sha256=adapter(seed, folder / ADAPTER) if verdict.adapter else "",
-        gguf=(),
+        gguf=ggufs(seed, folder, options.gguf, options.weights, adapter=verdict.adapter, note=talk.note),
         memory=bank(seed, folder) if verdict.memory else None,
         parity=None,
         members=(),
     )
+    return _listed(folder, draft)
+
+
+def _held(folder: Path, run: RunFolder, seed: RunFolder, draft: Manifest, episodes: int) -> Manifest:
+    """The draft with what the replay-parity gate compared. Raises `DataError` for the first difference."""
+    from duomem.bundle.parity import hold
+
+    (folder / MANIFEST).write_bytes(draft.to_json())
+    passed, rows = hold(run, seed, folder, draft.verdict.arm, episodes)
+    (folder / PARITY).write_text(json.dumps(rows, separators=(",", ":")) + "\n", encoding="utf-8")
+    return draft.model_copy(update={"parity": passed})
+
+
+def _finished(folder: Path, run: RunFolder, draft: Manifest, options: Options) -> Manifest:
+    """Version, card and the list of members; writes manifest.json."""
+    draft = _listed(folder, draft)
+    content = digest(draft.model_dump(mode="json", exclude={"version"}))
+    last = run.left("bundle") or {"version": 0, "content": ""}
+    counted = last["version"] if last["content"] == content else last["version"] + 1
+    found = draft.model_copy(update={"version": options.version or counted})
     (folder / CARD).write_text(card(found, options.licence), encoding="utf-8")
-    members = tuple(
-        Member(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
-        for path in folder.rglob("*")
-        if path.is_file()
-    )
-    plain = found.model_dump(mode="json") | {
-        "members": sorted((each.model_dump() for each in members), key=lambda each: each["path"])
-    }
-    return Manifest.model_validate_json(json.dumps(plain))
+    found = _listed(folder, found)
+    (folder / MANIFEST).write_bytes(found.to_json())
+    run.record("bundle", content[:16], {"version": found.version, "content": content, "name": found.name})
+    return found
+
+
+def _listed(folder: Path, found: Manifest) -> Manifest:
+    """The manifest with the files of the folder as its members, checked."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    listed = [
+        {"path": name, "size": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in sorted(paths.items())
+        if name not in (MANIFEST, SIGNATURE)
+    ]
+    return Manifest.model_validate_json(json.dumps(found.model_dump(mode="json") | {"members": listed}))
 
 
 def _summary(run: RunFolder) -> Summary:

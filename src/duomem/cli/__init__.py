@@ -13,7 +13,7 @@ import warnings
 
 import typer
 
-from duomem.cli import compare, engine, episodes, logs, memories, price, record, serve, show, sweep, tools, verbs
+from duomem.cli import bundle, compare, engine, episodes, logs, memories, price, record, serve, show, sweep, tools, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -48,6 +48,7 @@ price.add_to(app)
 logs.add_to(app)
 record.add_to(app)
 memories.add_to(app)
+bundle.add_to(app)
 serve.add_to(app)
 
 
