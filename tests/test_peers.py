@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 
 import duomem.models
 import duomem.tuning
-from duomem import sweep
+from duomem import embed, pipeline, sweep
+from duomem.bank import Bank
 from duomem.errors import ConfigError, Incomplete
 from duomem.journal import Journal
+from duomem.memory import kshot
+from duomem.rundir import RunFolder, open_run
 from duomem.talk import Talk
+from duomem.types import Budget, EpisodeView
+from memory_world import CLEAN, SCENE, played
 
 TOY = Path(__file__).parent / "toy_components"
 CONFIG = """
@@ -164,3 +171,70 @@ def test_results_of_cells_that_are_not_asked_for_stay(tmp_path: Path) -> None:
 def test_mistakes_in_a_sweep_file(tmp_path: Path, more: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         sheet(tmp_path, more)
+
+
+DAGGER = ("tuning.dagger=6", "teacher.tasks=4")
+
+
+def daggered(root: Path, *more: str) -> tuple[RunFolder, dict[str, object]]:
+    (root / "base.toml").write_text(CONFIG)
+    run = open_run(root / "run", root / "base.toml", (*DAGGER, *more))
+    pipeline.collect(run)
+    if run.settings.memory:
+        pipeline.remember(run)
+    return run, pipeline.tune(run).data
+
+
+def test_dagger_learns_the_teachers_labels_of_the_students_states(tmp_path: Path) -> None:
+    run, done = daggered(tmp_path, "memory=")
+    with Journal.open(run.journal, readonly=True) as journal:
+        (phase,) = (name for name in journal.phases() if name.startswith("dagger/"))
+        played = list(journal.trajectories(phase))
+    assert {each.task.id for each in played} == set(run.result("collect")["tasks"])  # the log's own tasks, no others
+    assert not any(each.shown for each in played)
+    assert "the teacher labelled" in run.result("tune")["words"]
+    assert int(str(done["examples"])) > 4  # the log's four episodes and some of the student's
+
+
+def test_dagger_shows_memories_as_training_does_and_pays_for_no_label_twice(tmp_path: Path) -> None:
+    run, first = daggered(tmp_path)
+    with Journal.open(run.journal, readonly=True) as journal:
+        (phase,) = (name for name in journal.phases() if name.startswith("dagger/"))
+        assert 0 < sum(bool(each.shown) for each in journal.trajectories(phase)) < 4  # half of the prompts
+    with connect(run.root / "labels.sqlite") as labels:
+        asked = labels.execute("SELECT count(*) FROM calls").fetchone()[0]
+    assert asked > 0
+    shutil.rmtree(run.root / "tune")
+    assert pipeline.tune(run).data["examples"] == first["examples"]
+    with connect(run.root / "labels.sqlite") as labels:
+        assert labels.execute("SELECT count(*) FROM calls").fetchone()[0] == asked
+
+
+def test_a_wrong_key_of_the_labelling_teacher_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dagger_labels"):
+        daggered(tmp_path, "tuning.dagger_labels={ slips = 0 }")
+
+
+def example_view(goal: str) -> EpisodeView:
+    return EpisodeView(goal, SCENE)
+
+
+@pytest.mark.parametrize("pick", ["random", "spread"])
+def test_fixed_examples_are_the_same_for_every_task(tmp_path: Path, pick: str) -> None:
+    strategy = kshot.build(kshot.Config(build="script", pick=pick))
+    goals = ["put a clean plate in cabinet.", "put a clean mug in cabinet.", "cool some pan and put it on desk."]
+    lines = [[step.replace("plate", goal.split()[2]) for step in CLEAN] for goal in goals]
+    with Bank.create(tmp_path / "bank.sqlite", embed.build("lexical"), "layout") as bank:
+        for number, (goal, commands) in enumerate(zip(goals, lines, strict=True)):
+            bank.apply(strategy.write(played(commands, goal, task=f"train/t{number}"), bank.view(), None))
+        view, budget = bank.view(), Budget(k=2)
+        shown = {strategy.recall(example_view(goal), view, budget).ids for goal in ("put a pan on desk.", "look at the book.")}
+        assert len(shown) == 1
+        assert len(next(iter(shown))) == 2
+        first = view.get(next(iter(shown))[0])
+        spared = EpisodeView(first.key, SCENE, exclude_tasks=frozenset({first.provenance.task_id}))
+        assert first.id not in strategy.recall(spared, view, budget).ids  # never to its own task; another takes its place
+        assert len(strategy.recall(spared, view, budget).ids) == 2
+    if pick == "spread":
+        keys = {view.get(memory).key for memory in next(iter(shown))}
+        assert goals[2] in keys  # the one unlike the others

@@ -116,6 +116,11 @@ class TuningTable(ComponentTable):
 
     name: str = "lora"
     """A component of tuning/."""
+    dagger: int = Field(default=0, ge=0)
+    """So many of the log's tasks the student plays with a first adapter; the teacher labels its states, and the adapter is
+    trained on these too (DAgger). 0: none."""
+    dagger_labels: dict[str, Any] = {}
+    """Keys of the teacher that are others while it labels, for example { slip = 0.0 }."""
 
 
 class RolloutTable(Table):

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duomem import examples, parts, price
+from duomem import dagger, examples, parts, price
 from duomem.agent import Player
 from duomem.envs import Env
 from duomem.errors import BudgetSpent, Incomplete, LeakError
@@ -222,6 +222,7 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
     needs = [run.result("collect")["content_hash"], run.result("remember")["content_hash"] if chosen.memories != "none" else ""]
     how = [table.name, options, parts.base_hash(settings), layout.hash, settings.run.seed]
     how += [parts.recalled(settings)] if chosen.memories != "none" else []
+    how += dagger.inputs(run)
     inputs = key(*needs, *how)
     if run.adapter.is_dir() and (found := run.done("tune", inputs)):
         talk.note(f"{run.root}: the adapter is there already.")
@@ -240,12 +241,14 @@ def _tune(run: RunFolder, talk: Talk) -> Result:
             budget=parts.budget(settings),
             seed=settings.run.seed,
         )
-        talk.note(prepared.words)
-        adapter = parts.tuner(settings).tune(
-            prepared.examples, base, run.adapter, seed=settings.run.seed, progress=partial(_loss, talk)
-        )
+        learned, words = list(prepared.examples), prepared.words
+        if table.dagger:
+            more, said = dagger.labelled(run, learned, talk)
+            learned, words = learned + more, f"{words} {said}"
+        talk.note(words)
+        adapter = parts.tuner(settings).tune(learned, base, run.adapter, seed=settings.run.seed, progress=partial(_loss, talk))
     made = {"parameters": adapter.parameters, "examples": adapter.examples, "tokens": adapter.tokens, "losses": adapter.losses}
-    result = made | {"words": prepared.words, "content_hash": parts.adapter_hash(run.adapter), "seconds": clock()}
+    result = made | {"words": words, "content_hash": parts.adapter_hash(run.adapter), "seconds": clock()}
     return run.record("tune", inputs, result)
 
 

@@ -61,6 +61,8 @@ class Cell(Table):
     """The tests it is played on; none: all of them."""
     against: tuple[str, ...] = ()
     """Cells it is compared with, on the games and seeds that both were played on."""
+    maker: str = ""
+    """What makes the parts instead of remember and tune: "bettertogether" (DSPy's, see docs/results.md)."""
     not_run: str = ""
     """Why it is not run; it stands in the table with that."""
 
@@ -150,6 +152,8 @@ def _check(cell: Cell, sweep: Sweep, source: Path) -> None:
     for test in cell.tests:
         if test not in sweep.tests:
             raise ConfigError(f"{source}: {cell.name}: no test {test!r}. There are: {', '.join(sweep.tests)}.")
+    if cell.maker not in ("", "bettertogether"):
+        raise ConfigError(f"{source}: {cell.name}: no maker {cell.maker!r}. There is: bettertogether.")
 
 
 def listing(sheet: Sheet) -> Done:
@@ -247,8 +251,13 @@ def _made(sheet: Sheet, cell: Cell, seed: int, talk: Talk) -> RunFolder:
     if settings.tuning is not None:
         made = _folder(sheet, cell, log, settings)
         share(remembered, made)
-        pipeline.remember(made, talk)
-        pipeline.tune(made, talk)
+        if cell.maker == "bettertogether":
+            from duomem.bettertogether import better_together
+
+            better_together(made, talk)
+        else:
+            pipeline.remember(made, talk)
+            pipeline.tune(made, talk)
     played = sheet.settings(cell, played=True)
     changes = {"memory": played.memory, "student": played.student, "rollout": played.rollout}
     return replace(made, settings=made.settings.model_copy(update=changes))
@@ -257,7 +266,8 @@ def _made(sheet: Sheet, cell: Cell, seed: int, talk: Talk) -> RunFolder:
 def _folder(sheet: Sheet, cell: Cell, log: RunFolder, settings: Settings) -> RunFolder:
     """Named by what decides the parts. Its games are the log's."""
     plain = settings.model_dump(mode="json", include={"memory", "tuning", "student", "teacher", "rollout"})
-    name = rundir.key(plain, parts.base_hash(settings), log.result("collect")["content_hash"], cell.runs)
+    maker = cell.maker if settings.tuning is not None else ""
+    name = rundir.key(plain, parts.base_hash(settings), log.result("collect")["content_hash"], cell.runs, maker)
     return RunFolder(sheet.root / "made" / f"{name}-seed{settings.run.seed}", settings, sheet.log.root)
 
 
