@@ -67,6 +67,21 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
     return low, high
 
 
+def paired_interval(wins: int, losses: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The interval of the difference of two shares on the same `n` games, from the pairs that differ.
+
+    Half a pair is added to each of the four cells (Agresti & Min 2005, Statistics in Medicine 24:729), so that no pair that
+    differs in n games still leaves room for about 2 / n. Raises `ValueError`.
+    """
+    if min(wins, losses) < 0 or wins + losses > n or n < 1:
+        raise ValueError(f"{wins} wins and {losses} losses are no pairs of {n} games.")
+    better, worse, all_ = wins + 0.5, losses + 0.5, n + 2.0
+    middle = (better - worse) / all_
+    z = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    half = z * math.sqrt(better + worse - (better - worse) ** 2 / all_) / all_
+    return Interval((wins - losses) / n, middle - half, middle + half)
+
+
 def mcnemar(wins: int, losses: int) -> float:
     """Two-sided p of McNemar's exact test: discordant pairs as a fair coin (McNemar 1947; exact form: Agresti 2013, 11.1.2).
 
