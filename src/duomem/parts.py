@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,19 @@ def environment(run: RunFolder, data: Path | None = None) -> Env:
         options["data_root"] = str(run.games)
     env: Env = build("envs", settings.env.name, options)
     return env
+
+
+def games_writer(settings: Settings) -> tuple[Callable[..., Any], list[Any]]:
+    """What writes the run's games - its environment's own `write_games`, else ALFWorld's - and what beside split, number and
+    seed decides them."""
+    module = component("envs", settings.env.name)
+    if not hasattr(module, "write_games"):
+        from duomem.games.write import write_games
+
+        return write_games, []
+    options = settings.options("env")
+    decides = {name: value for name, value in options.items() if name != "data_root"}
+    return partial(module.write_games, module.Config(**options)), [settings.env.name, decides]
 
 
 def layout(settings: Settings) -> Layout:

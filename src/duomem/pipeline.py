@@ -52,11 +52,10 @@ def distill(run: RunFolder, talk: Talk = SILENT) -> Done:
 def games(run: RunFolder, talk: Talk = SILENT) -> Done:
     """Write the games that the config asks for into the run folder."""
     specs = run.settings.games
-    inputs = key({split: spec.model_dump() for split, spec in specs.items()})
+    write_games, how = parts.games_writer(run.settings)
+    inputs = key({split: spec.model_dump() for split, spec in specs.items()}, *how)
     if not specs or run.done("games", inputs):
         return Done()
-    from duomem.games.write import write_games
-
     for split, spec in specs.items():
         write_games(run.games, split, spec.n, spec.seed, progress=partial(_count, talk, f"games {split}"))
     return Done(run.record("games", inputs, {split: spec.n for split, spec in specs.items()}))

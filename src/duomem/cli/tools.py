@@ -78,25 +78,33 @@ def list_components(
 
 
 def games(
-    out: Annotated[Path, typer.Argument(help="The folder to write: a data root in ALFWorld's layout.", metavar="OUT")],
+    out: Annotated[Path, typer.Argument(help="The folder to write: a data root.", metavar="OUT")],
     split: Annotated[
         str, typer.Option(help="train, dev, valid_seen, valid_unseen or second_unseen: decides rooms and goals.")
     ] = "train",
     n: Annotated[int, typer.Option("--n", help="How many games.", min=1)] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    env: Annotated[
+        str, typer.Option(help="Whose games: alfworld, or cooking (splits train, dev and test; --set env.KEY=VALUE).")
+    ] = "alfworld",
+    sets: Sets = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write playable ALFWorld games in the official format.
+    """Write playable games: ALFWorld's in the official format, or TextWorld's cooking games.
 
     Examples:
 
       duomem games data --split train --n 300 --seed 0
 
       duomem games data --split second_unseen --n 240 --seed 7
-    """
-    from duomem.games.write import write_games
 
+      duomem games kitchen --env cooking --split test --n 60 --set env.recipe=2 --set env.take=2
+    """
+    from duomem import parts
+    from duomem.config import load
+
+    write_games, _ = parts.games_writer(load(None, [f'env.name="{env}"', *(sets or ())]))
     started = time.monotonic()
     with bars() as progress:
         write_games(out, split, n, seed, progress=lambda done, total: progress("games", done, total))

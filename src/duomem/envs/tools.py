@@ -1,7 +1,7 @@
 """A small office with typed tools: a mailbox, a calendar, files. Goals are checked in the state, tasks come from a seed.
 
-In: tool calls. Out: what the tool answers. Pure Python, deterministic, milliseconds: for tests of the tool-calling path, from
-recording to training. It is never the source of a result that is shown.
+In: tool calls. Out: what the tool answers. Pure Python, deterministic, milliseconds: it exercises the path of tool calls, from
+recording to training and evaluation. It says that the path works and how far a student gets on it, not how an office is run.
 """
 
 from __future__ import annotations

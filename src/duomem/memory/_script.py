@@ -146,13 +146,16 @@ def transcript(found: Sequence[Event], words: int) -> str:
 
 
 def calls_script(trajectory: Trajectory) -> str:
-    """The goal, then a numbered line for each tool call with the names of its arguments: their values belong to this one task.
-    Repeats of a line are told once; empty where no tool was called.
+    """The goal, then a numbered line for each call: of a tool with the names of its arguments, because their values belong to
+    this one task, and of a text world whose things have no numbers as the command was. Lines in a row are told once; empty where
+    nothing was done.
     """
     steps: list[str] = []
     for turn in trajectory.turns:
-        for call in turn.reply.message.tool_calls if turn.valid else ():
-            step = ": ".join(part for part in (call.name, ", ".join(_names(call.arguments))) if part)
+        calls = turn.reply.message.tool_calls or ((turn.call,) if turn.call else ())
+        for call in calls if turn.valid else ():
+            told = ": ".join(part for part in (call.name, ", ".join(_names(call.arguments))) if part)
+            step = call.command if call.name == "act" else told
             if steps[-1:] != [step]:
                 steps.append(step)
     numbered = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
