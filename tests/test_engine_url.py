@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import gguf_bases
+import serve_world
 from duomem import weights
 from duomem.errors import InfraError, MismatchError, UsageError
 from duomem.models import ContextFull, engine_url, llamacpp
@@ -150,3 +151,22 @@ def test_what_is_wrong_is_said(served: llamacpp.Served, monkeypatch: pytest.Monk
         model = engine_url.build(engine_url.Config(url=url, path="pocket", retries=0))
         with pytest.raises(InfraError, match="sent no completion"):
             model.reply(ASK, [], GREEDY)
+
+
+def test_a_student_is_served_from_a_running_engine(served: llamacpp.Served, tmp_path: Path) -> None:
+    """`duomem serve --engine-url`: the run's layout and memories here, its model there."""
+    from duomem import parts
+    from duomem.serve.student import Choice, open_student
+
+    run = serve_world.make_run(tmp_path / "run", tasks=4, layout="pocket")
+    student = open_student(run.root, Choice(arm="memory", engine_url=served.url))
+    assert (student.model.name, student.model.options["url"], student.model.options["path"]) == (
+        "engine_url",
+        served.url,
+        "pocket",
+    )
+    model = parts.build("models", student.model.name, student.model.options)
+    here = llamacpp.build(llamacpp.Config(folder=str(tmp_path), threads=1))
+    assert said(transcript(model)) == said(transcript(here))
+    for each in (model, here, student):
+        each.close()

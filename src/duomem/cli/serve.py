@@ -27,6 +27,9 @@ def serve(
     path: Annotated[Path, typer.Argument(help="A bundle (a folder or a .duo file), or a run folder.", metavar="PATH")],
     arm: Annotated[str, typer.Option(help="Of a run folder: none, memory, adapter or both; else as the report decided.")] = "",
     engine: Annotated[str, typer.Option(help="hf or llamacpp; empty: the one that was measured.")] = "",
+    engine_url: Annotated[
+        str, typer.Option(help="A running llama-server, vLLM or Ollama that holds the student's model.", metavar="URL")
+    ] = "",
     base: Annotated[str, typer.Option(help="The base model's folder, where the bundle's is elsewhere.", metavar="DIR")] = "",
     trust: Annotated[Path | None, typer.Option(help="A file of public keys in place of your own trust file.")] = None,
     allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Serve a bundle that nobody signed.")] = False,
@@ -52,6 +55,8 @@ def serve(
       duomem serve my.duo
 
       duomem serve runs/mine --arm both --engine llamacpp --port 4242
+
+      duomem serve my.duo --engine-url http://127.0.0.1:8080
     """
     from duomem.errors import UsageError
     from duomem.record.app import bind
@@ -68,7 +73,7 @@ def serve(
     if allow_unsigned:
         terminal.note("Warning: whoever can write that bundle decides what your agent does. Have it signed.")
     limits = Limits(max_body * 2**20, tokens=max_tokens, seconds=timeout, running=slots or 8, waiting=waiting)
-    choice = Choice(arm, engine, threads, slots, trust, allow_unsigned, base)
+    choice = Choice(arm, engine, threads, slots, trust, allow_unsigned, base, engine_url)
     setup = Setup(limits, Keys(clients, os.environ.get(ADMIN, "")), loopback=host in LOOPBACK)
     with bind(host, port) as listener, Stand(path, choice, setup, state) as stand:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

@@ -51,6 +51,8 @@ class Choice:
     allow_unsigned: bool = False
     base: str = ""
     """The base model's folder, where the bundle's is not here."""
+    engine_url: str = ""
+    """A running engine with the student's model loaded (`models/engine_url`), in place of one that is started here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +192,12 @@ def _decided(run: RunFolder) -> str:
 
 def _model(measured: str, options: dict[str, Any], choice: Choice) -> ModelSpec:
     """The model that was measured, or the same weights in another engine with what is common to both."""
-    name = choice.engine or measured
+    name = "engine_url" if choice.engine_url else choice.engine or measured
     known = component("models", name).Config.model_fields
     if name != measured:
         kept = (*SHARED, "adapter", "gguf", "lora")
         options = {key: options[key] for key in kept if options.get(key) is not None and key in known}
-    for key, value in (("threads", choice.threads), ("max_batch", choice.slots)):
+    for key, value in (("threads", choice.threads), ("max_batch", choice.slots), ("url", choice.engine_url)):
         if value and key in known:
             options = {**options, key: value}
     return ModelSpec(name, options)
