@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from sqlite3 import connect
 
@@ -11,14 +13,16 @@ import pytest
 
 import duomem.models
 import duomem.tuning
-from duomem import embed, pipeline, sweep
+from duomem import bettertogether, embed, parts, pipeline, prompts, sweep
 from duomem.bank import Bank
-from duomem.errors import ConfigError, Incomplete
+from duomem.errors import ConfigError, DataError, Incomplete, MissingExtra, UsageError
 from duomem.journal import Journal
 from duomem.memory import kshot
+from duomem.models import Model
+from duomem.remember import recorded
 from duomem.rundir import RunFolder, open_run
 from duomem.talk import Talk
-from duomem.types import Budget, EpisodeView
+from duomem.types import Budget, EpisodeView, Message, Sampling
 from memory_world import CLEAN, SCENE, played
 
 TOY = Path(__file__).parent / "toy_components"
@@ -238,3 +242,79 @@ def test_fixed_examples_are_the_same_for_every_task(tmp_path: Path, pick: str) -
     if pick == "spread":
         keys = {view.get(memory).key for memory in next(iter(shown))}
         assert goals[2] in keys  # the one unlike the others
+
+
+TUNED = """
+[env]
+name = "household"
+games = 40
+[teacher]
+tasks = 10
+[student]
+model = "hf"
+path = "pocket"
+[memory]
+name = "kshot"
+embedder = "lexical"
+k = 1
+[tuning]
+name = "lora"
+rank = 8
+epochs = 1
+[rollout]
+concurrency = 8
+max_steps = 14
+"""
+
+
+@pytest.fixture
+def collected(tmp_path: Path) -> RunFolder:
+    (tmp_path / "base.toml").write_text(TUNED)
+    run = open_run(tmp_path / "run", tmp_path / "base.toml")
+    pipeline.collect(run)
+    return run
+
+
+def test_the_log_answers_as_the_teacher_did_and_refuses_what_it_was_never_asked(collected: RunFolder) -> None:
+    layout = parts.layout(collected.settings)
+    (first, *others) = recorded(collected, won=True)
+    log = bettertogether.Log([first, *others], layout)
+    messages = prompts.conversation(layout, first)
+    said = [message.text for message in messages if message.role == "assistant"]
+    asked = [messages[:index] for index, message in enumerate(messages) if message.role == "assistant"]
+    assert [log.reply(place, (), Sampling()).message.text for place in asked] == said
+    with pytest.raises(DataError, match="no reply for this conversation"):
+        log.reply([Message.of("user", "another house")], (), Sampling())
+
+
+def test_bettertogether_needs_its_package_and_fixed_examples(collected: RunFolder) -> None:
+    if importlib.util.find_spec("dspy") is None:
+        with pytest.raises(MissingExtra, match=r"duomem\[dspy\]"):
+            bettertogether.better_together(collected, Talk())
+        pytest.skip("the optional library dspy is not installed here: its optimisers are not run")
+    table = collected.settings.memory
+    assert table is not None
+    other = replace(
+        collected, settings=collected.settings.model_copy(update={"memory": table.model_copy(update={"name": "verbatim"})})
+    )
+    with pytest.raises(UsageError, match=r"memory\.name=kshot"):
+        bettertogether.better_together(other, Talk())
+
+
+@pytest.mark.slow
+def test_bettertogether_compiles_with_dspys_own_optimisers(collected: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dspy", reason="the optional library dspy is not installed here")
+    monkeypatch.setattr(bettertogether, "CANDIDATES", 0)
+    # So that something is better than the student as it was: it wins nothing either way.
+    monkeypatch.setattr(bettertogether.Work, "play", lambda work, model, task: _played(work, model, task))
+    notes: list[str] = []
+    bettertogether.better_together(collected, Talk(note=notes.append))
+    assert (collected.adapter / "adapter_model.safetensors").is_file()
+    assert "'p -> w" in collected.result("tune")["words"] or "'p -> w'" in notes[-1]
+    with Bank.open(collected.bank, embed.build("lexical"), parts.layout(collected.settings).hash) as bank:
+        assert all(memory.provenance.task_id.startswith("train/") for memory in bank.view().memories())
+
+
+def _played(work: bettertogether.Work, model: Model, task: str) -> bool:
+    trajectory = replace(work.player, model=model).play(work.tasks[task])
+    return trajectory.won or sum(turn.valid for turn in trajectory.turns) >= 2

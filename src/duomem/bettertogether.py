@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ class Work:
     talk: Talk
     log: Sequence[Trajectory]
     newest: str = BASE
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """DSPy asks from several threads, and a model is loaded once."""
 
     @cached_property
     def layout(self) -> prompts.Layout:
@@ -93,7 +96,8 @@ class Work:
     def student(self, name: str) -> Model:
         settings = self.run.settings
         adapter = {"adapter": str(self.folder(name))} if name != BASE else {}
-        return self.loaded.model(settings.student.model, settings.options("student") | adapter, "student")
+        with self.lock:
+            return self.loaded.model(settings.student.model, settings.options("student") | adapter, "student")
 
     @cached_property
     def teacher(self) -> Log:
@@ -109,7 +113,9 @@ class Work:
         return self.run.root / "bettertogether" / name.rpartition("/")[2]
 
     def play(self, model: Model, task: str) -> bool:
-        return replace(self.player, model=model).play(self.tasks[task]).won
+        with self.lock:
+            player = replace(self.player, model=model)
+        return player.play(self.tasks[task]).won
 
     def tune(self, made: Sequence[Example]) -> str:
         """An adapter from DSPy's rows, one a turn, with the tokens that one from whole episodes sees."""

@@ -151,7 +151,8 @@ class EvaluateTable(Table):
     seed: int = 0
     """Seed of the sample, of the episodes and of the bootstrap."""
     arms: tuple[str, ...] = ("none", "format_only", "memory", "adapter", "both", "decoy", "teacher")
-    """The arms to play; both_decoy and no_same_room are there too. Arms that need a part the run lacks are left out."""
+    """The arms to play; both_decoy, no_same_room and both_no_same_room are there too. Arms that need a part the run lacks are
+    left out."""
     also: tuple[str, ...] | None = None
     """Further splits that `distill` plays, all their games, each with a report in a folder of its name in the run folder."""
 

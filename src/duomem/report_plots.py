@@ -26,6 +26,7 @@ STYLES = {
     "decoy": ("#d55e00", "X"),
     "teacher": ("#56b4e9", "P"),
     "no_same_room": ("#5d5fbb", "<"),
+    "both_no_same_room": ("#2d2f8b", "h"),
     "both_decoy": ("#a06a3a", ">"),
 }
 """Colour and marker of each arm."""

@@ -22,6 +22,7 @@ TITLES = {
     "teacher": "teacher",
     "no_same_room": "memory, other rooms",
     "both_decoy": "adapter + decoys",
+    "both_no_same_room": "both, other rooms",
 }
 """What arms are called on a page."""
 

@@ -53,9 +53,10 @@ ARMS = {
         Arm("teacher", model="teacher"),
         Arm("no_same_room", memories="other_rooms"),
         Arm("both_decoy", adapter=True, memories="decoy"),
+        Arm("both_no_same_room", adapter=True, memories="other_rooms"),
     )
 }
-"""Every arm by name, in report order. The last two are optional: for seen rooms, and memory's placebo beside the adapter."""
+"""Every arm by name, in report order. The last three are optional: for seen rooms, and memory's placebo beside the adapter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Sweep(Table):
     tests: dict[str, GameSet]
     """The tests by name."""
     cells: tuple[Cell, ...]
-    """The cells, in the order in which they are run."""
+    """The cells, in the order in which they are run: all on the first test, then all on the next."""
 
 
 @dataclass(frozen=True)
@@ -123,23 +123,24 @@ class Sheet:
 
 
 def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Sheet:
-    """A sweep file, with further changes for every cell; `cells` names those to run (none: all). Raises `ConfigError`."""
+    """A sweep file, with further changes for every cell; `cells` names those to run, or their groups (none: all). Raises
+    `ConfigError`."""
     try:
         sweep = Sweep.model_validate(config.read(source))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{source}: {place}: {first['msg']}.") from error
-    names = [cell.name for cell in sweep.cells]
+    names, groups = [cell.name for cell in sweep.cells], {cell.group for cell in sweep.cells}
     for name in (*cells, *(other for cell in sweep.cells for other in cell.against)):
-        if name not in names:
+        if name not in names and not (name in cells and name in groups):
             raise ConfigError(f"{source}: no cell {name!r}. There are: {', '.join(names)}.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{source}: two cells are named {twice[0]!r}.")
     for cell in sweep.cells:
         _check(cell, sweep, source)
     sweep = sweep.model_copy(update={"set": (*sweep.set, *overrides)})
-    chosen = tuple(cell for cell in sweep.cells if not cells or cell.name in cells)
+    chosen = tuple(cell for cell in sweep.cells if not cells or cell.name in cells or cell.group in cells)
     sheet = Sheet(sweep, config.read(source.parent / sweep.config), root, source, chosen)
     for cell in chosen:
         sheet.settings(cell, played=True)
@@ -168,18 +169,17 @@ def listing(sheet: Sheet) -> Done:
 
 def run(sheet: Sheet, talk: Talk = SILENT) -> Done:
     """Run the cells. Raises `Incomplete` at the end where one could not be run; the tables say why."""
-    log = sheet.log
-    log.write_config()
-    pipeline.collect(log, talk.under("log"))
+    sheet.log.write_config()
+    pipeline.collect(sheet.log, talk.under("log"))
     book = sweep_table.Book(sheet.root, sheet.source.name, sheet.command)
-    for number, cell in enumerate(sheet.sweep.cells):
-        talk.progress("sweep", number, len(sheet.sweep.cells), cell.name)
-        for name in sheet.tests(cell):
-            if cell in sheet.chosen:
-                _run_cell(sheet, cell, name, book, talk)
-            elif sheet.kept(cell, name).is_file():
-                book.add(_row(cell, name), Results.read(sheet.kept(cell, name)))
-    talk.progress("sweep", len(sheet.sweep.cells), len(sheet.sweep.cells), "")
+    todo = [(cell, name) for name in sheet.sweep.tests for cell in sheet.sweep.cells if name in sheet.tests(cell)]
+    for number, (cell, name) in enumerate(todo):
+        talk.progress("sweep", number, len(todo), f"{cell.name} on {name}")
+        if cell in sheet.chosen:
+            _run_cell(sheet, cell, name, book, talk)
+        elif sheet.kept(cell, name).is_file():
+            book.add(_row(cell, name), Results.read(sheet.kept(cell, name)))
+    talk.progress("sweep", len(todo), len(todo), "")
     book.write()
     if failed := [row for row in book.rows if row.why and not row.planned]:
         raise Incomplete(f"{len(failed)} cells could not be run; {book.markdown} says why. The first: {failed[0].why}")

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 def sweep(
     root: Annotated[Path, typer.Argument(help="The folder of the sweep. It is made the first time.", metavar="FOLDER")],
     file: Annotated[Path, typer.Argument(help="The sweep file: a config, tests, cells (configs/sweeps/).", metavar="FILE")],
-    cells: Annotated[str, typer.Option(help="Only these cells, separated by commas.")] = "",
+    cells: Annotated[str, typer.Option(help="Only these cells or groups of cells, separated by commas.")] = "",
     sets: Sets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and stop.")] = False,
     json_: Json = False,
