@@ -65,8 +65,8 @@ def _offer(tools: Sequence[Tool]) -> str:
 
 
 def _offered(tool: Tool) -> str:
-    """One tool in one line: `name(argument: type, ...): description` where its arguments are plain values, a fifth of the tokens
-    of its JSON; else its JSON."""
+    """One tool in one line: `name(argument: type, ...): description` where its arguments are plain values, a fifth of the
+    tokens of its JSON; else its JSON."""
     schema = json.loads(tool.parameters)
     signature = _signature(schema) if isinstance(schema, dict) else None
     if signature is None:

@@ -147,8 +147,8 @@ def transcript(found: Sequence[Event], words: int) -> str:
 
 def calls_script(trajectory: Trajectory) -> str:
     """The goal, then a numbered line for each call: of a tool with the names of its arguments, because their values belong to
-    this one task, and of a text world whose things have no numbers as the command was. Lines in a row are told once; empty where
-    nothing was done.
+    this one task, and of a text world whose things have no numbers as the command was. Repeats of a line are told once; empty
+    where nothing was done.
     """
     steps: list[str] = []
     for turn in trajectory.turns:
