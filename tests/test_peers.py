@@ -161,6 +161,13 @@ def test_results_of_cells_that_are_not_asked_for_stay(tmp_path: Path) -> None:
     assert {name: row["figures"] for name, row in later.items()} == {name: row["figures"] for name, row in first.items()}
 
 
+@pytest.mark.parametrize("file", sorted((TOY.parents[1] / "configs" / "sweeps").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_sweeps_load_and_list_their_cells(tmp_path: Path, file: Path) -> None:
+    listed = sweep.listing(sweep.read(tmp_path / "out", file))
+    assert len(listed.words.splitlines()) == len(listed.data["cells"]) > 2
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -182,24 +182,30 @@ def better_together(run: RunFolder, talk: Talk) -> None:
         return
     with run.clock("tune", inputs) as clock, parts.Parts(run, "tune") as loaded:
         work = Work(run, loaded, talk, recorded(run, won=True))
-        best = _compile(work)
-        chosen = best.candidate_programs[0]
-        if best.act.lm.model == BASE:
+        candidates, failed = _compile(work)
+        chosen = _best(candidates)
+        act = chosen["program"].act
+        if act.lm.model == BASE:
             raise DataError(f"BetterTogether's best program (strategy {chosen['strategy']!r}) asks the student untuned.")
-        demos = [work.memory(demo["conversation"], demo["reply"]) for demo in best.act.demos]
+        demos = [work.memory(demo["conversation"], demo["reply"]) for demo in act.demos]
         shutil.rmtree(run.adapter, ignore_errors=True)
-        shutil.copytree(work.folder(best.act.lm.model), run.adapter)
+        shutil.copytree(work.folder(act.lm.model), run.adapter)
         _bank(run, demos, work.layout.hash)
-        scores = {each["strategy"] or "as it was": each["score"] for each in best.candidate_programs}
+        scores = {each["strategy"] or "as it was": each["score"] for each in candidates}
         words = f"BetterTogether: best of {scores} is {chosen['strategy']!r}, {len(demos)} demonstrations."
-        if best.flag_compilation_error_occurred:
-            words += " A step failed; the program is the best before it."
+        words += " A step failed; the program is the best before it." if failed else ""
         talk.note(words)
         made = {"words": words, "scores": scores, "content_hash": parts.adapter_hash(run.adapter), "seconds": clock()}
         run.record("tune", inputs, made)
 
 
-def _compile(work: Work) -> Any:
+def _best(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The program with the best score; of equal ones the one that was optimised most (DSPy itself takes the least)."""
+    return max(candidates, key=lambda each: (each["score"], len(each["strategy"])))
+
+
+def _compile(work: Work) -> tuple[list[dict[str, Any]], bool]:
+    """DSPy's candidates with their scores, and whether a step of it failed."""
     from duomem import _dspy
 
     engine = _dspy.Engine(work.model, Sampling(0.0, work.run.settings.student.max_tokens))
@@ -208,7 +214,7 @@ def _compile(work: Work) -> Any:
     teacher.set_lm(_dspy.language_model(TEACHER, engine))
     tasks, table = sorted(work.tasks), work.run.settings.memory
     checked = tasks[:: max(1, len(tasks) // CHECKED)][: min(CHECKED, len(tasks) // 5)]
-    return _dspy.compile_program(
+    best = _dspy.compile_program(
         student,
         teacher,
         _dspy.language_model(NEWEST, engine),
@@ -221,6 +227,7 @@ def _compile(work: Work) -> Any:
         threads=work.run.settings.rollout.concurrency,
         seed=work.run.settings.run.seed,
     )
+    return best.candidate_programs, bool(best.flag_compilation_error_occurred)
 
 
 def _bank(run: RunFolder, demonstrations: Sequence[Memory], layout: str) -> None:

@@ -158,7 +158,7 @@ def _check(cell: Cell, sweep: Sweep, source: Path) -> None:
 
 
 def listing(sheet: Sheet) -> Done:
-    """The cells that would be run, and what their tests can detect. Starts nothing."""
+    """The cells that would be run. Starts nothing."""
     rows = []
     for cell in sheet.chosen:
         what = cell.not_run and f"not run: {cell.not_run}"
