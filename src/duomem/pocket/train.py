@@ -14,7 +14,7 @@ import os
 import random
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import Pool
 from pathlib import Path
@@ -29,7 +29,10 @@ from duomem.pocket.corpus import episodes
 from duomem.pocket.language import invented_words
 from duomem.pocket.play import Recipe
 from duomem.prompts import encode
-from duomem.types import digest
+from duomem.types import Example, digest
+
+Maker = Callable[[int, int, Recipe], Iterable[Example]]
+"""What makes a corpus: a seed, a number of examples and the shares of it."""
 
 BUCKETS = (160, 224, 288, 352, 416, 480, 576, 672, 768, 896, 1024, 1152, 1280, 1440)
 """Padded lengths: a few fixed shapes, since each new one makes the CPU kernels be built again."""
@@ -101,10 +104,10 @@ def _start_worker(folder: str) -> None:
     _TOKENIZER = AutoTokenizer.from_pretrained(folder)
 
 
-def _rows(job: tuple[int, int, Recipe]) -> list[Row]:
-    seed, number, recipe = job
+def _rows(job: tuple[Maker, int, int, Recipe]) -> list[Row]:
+    make, seed, number, recipe = job
     rows = []
-    for example in episodes(seed, number, recipe):
+    for example in make(seed, number, recipe):
         encoded = encode(_TOKENIZER, example.messages, example.learn)
         if len(encoded.ids) <= BUCKETS[-1]:
             weights = np.round(np.asarray(encoded.weights) * 100).astype(np.uint8)
@@ -112,9 +115,9 @@ def _rows(job: tuple[int, int, Recipe]) -> list[Row]:
     return rows
 
 
-def make_rows(settings: Settings, folder: Path) -> list[Row]:
+def make_rows(settings: Settings, folder: Path, make: Maker = episodes) -> list[Row]:
     """The tokenised corpus, made in parallel; 500 episodes a job."""
-    jobs = [(settings.seed * 1_000_000 + index, 500, settings.recipe) for index in range(settings.episodes // 500)]
+    jobs = [(make, settings.seed * 1_000_000 + index, 500, settings.recipe) for index in range(settings.episodes // 500)]
     with Pool(settings.processes, _start_worker, (str(folder),)) as pool:
         return [row for rows in pool.imap(_rows, jobs) for row in rows]
 
@@ -277,8 +280,8 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
     dist.destroy_process_group()
 
 
-def train(out: Path, settings: Settings) -> None:
-    """Make corpus, tokenizer and model, and write them to `out`."""
+def train(out: Path, settings: Settings, make: Maker = episodes) -> None:
+    """Make corpus, tokenizer and model, and write them to `out`. The model's card is another's (`card.write`)."""
     from torch.multiprocessing.spawn import spawn
     from transformers import AutoTokenizer
 
@@ -286,11 +289,10 @@ def train(out: Path, settings: Settings) -> None:
     tokenizer = AutoTokenizer.from_pretrained(settings.start) if settings.start else make_tokenizer(settings)
     tokenizer.save_pretrained(out)
     started = time.monotonic()
-    rows = make_rows(settings, out)
+    rows = make_rows(settings, out, make)
     total = sum(len(row.ids) for row in rows)
     print(f"{len(rows)} episodes, {total / 1e6:.1f}M tokens, made in {time.monotonic() - started:.0f} s", flush=True)
     spawn(_work, (settings, str(out), rows), nprocs=settings.processes)  # type: ignore[no-untyped-call]
-    card.write(out)
 
 
 def main(
@@ -302,6 +304,7 @@ def main(
     values = tomllib.loads(recipe.read_text())
     corpus = Recipe(**values.pop("recipe", {}))
     train(out, Settings(**values, recipe=corpus, start=start))
+    card.write(out)
 
 
 if __name__ == "__main__":
