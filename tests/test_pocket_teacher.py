@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed: nothing can be grown")
+pytest.importorskip("torch", reason="the train extra is not installed: nothing can be grown")
 pytest.importorskip("alfworld", reason="the alfworld extra is not installed: the corpus is made in its rooms")
+
+import torch
 
 from duomem import weights
 from duomem.errors import UsageError

@@ -1,8 +1,8 @@
 """Trains the pocket teacher: `python -m duomem.pocket.teacher OUT`.
 
-In: the shipped pocket base and a seed. Out: a larger model (Hugging Face folder, bf16) that plays the six tasks without memories and
-writes scripts of episodes, with its card and `training.json`. It is grown from the base (`grow`) and goes on learning from
-`teacher_corpus`; the loop is the base's own (`train`). It measures nothing.
+In: the shipped pocket base and a seed. Out: a larger model (Hugging Face folder, bf16) that plays the six tasks without
+memories and writes scripts of episodes, with its card and `training.json`. It is grown from the base (`grow`) and goes on
+learning from `teacher_corpus`; the loop is the base's own (`train`). It measures nothing.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def write_card(folder: Path) -> Path:
 def main(
     out: Annotated[Path, typer.Argument(help="Folder of the new model.")],
     seed: Annotated[int, typer.Option(help="Seed of growth, corpus and order.")] = SETTINGS.seed,
-    episodes: Annotated[
-        int, typer.Option(help="Episodes of the corpus, each seen once; a multiple of 500.")
-    ] = SETTINGS.episodes,
+    episodes: Annotated[int, typer.Option(help="Episodes of the corpus; a multiple of 500.")] = SETTINGS.episodes,
     base: Annotated[str, typer.Option(help="The pocket model to grow: the shipped one, or a folder.")] = "pocket",
     stop: Annotated[int, typer.Option(help="End after so many steps; 0: when every episode was seen.")] = 0,
 ) -> None:

@@ -1,8 +1,8 @@
 """The pocket teacher's episodes: writing pairs, real tasks played by the expert, and the student's own corpus.
 
-In: a seed. Out: `Example`s, houses from the training rooms only. A writing pair is an episode of the invented world as the writer's
-prompt shows it (`memory/prompts/pocket.toml`), and the lines that the rules write of it; no real task's procedure is among them.
-A real task is played without memories, slips shown and not learned. Not here: the invented world (`duomem.pocket.corpus`).
+In: a seed. Out: `Example`s, houses from the training rooms only. A writing pair is an episode of the invented world as the
+writer's prompt shows it (`memory/prompts/pocket.toml`), and the lines that the rules write of it; no real task's procedure is
+among them. A real task is played without memories, slips shown and not learned. Not here: the invented world (`corpus`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WRITING = 0.45
 REAL = 0.35
 """Share of real tasks; what is left is the student's corpus."""
 WORDS = (6, 12, 40)
-"""Words of each observation in a writer's prompt, one of these: 40 is the default of memory.writer_words, fewer are read faster."""
+"""Words of each observation in a writer's prompt, one of these. 40 is the default of memory.writer_words; fewer are read faster."""
 TURNS = 30
 SLIP = 0.1
 """Chance of a wrong action at a turn of a real task."""
