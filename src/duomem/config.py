@@ -132,8 +132,16 @@ class RolloutTable(Table):
     """Turns after which an episode is cut off."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which an episode is cut off."""
+    actions: Literal["free", "grammar", "legal"] = "free"
+    """What the student may say: anything; commands in the environment's forms ("grammar"); only what is legal right now, where
+    the environment tells it ("legal", a strong hint). Student arms alone; reported."""
     repair: bool = False
     """Strip a trailing period from commands and lower-case them, in every arm. The report counts what that changed."""
+
+    @property
+    def held(self) -> list[str]:
+        """What a student's episode depends on beside `decides`."""
+        return [self.actions] if self.actions != "free" else []
 
     @property
     def decides(self) -> list[int | str]:
@@ -195,6 +203,25 @@ class PriceTable(Table):
     """Tokens of a reply to expect, reasoning included."""
 
 
+class BundleTable(Table):
+    """What `distill` ends with: one artefact of what the decision ships. No such table: no bundle."""
+
+    out: str = ""
+    """Where: NAME.duo is one file, any other name a folder; relative to the run folder. Empty: the run's name with .duo."""
+    sign: str = ""
+    """Path of a private key that `duomem keygen` made; empty: not signed, and served only with --allow-unsigned."""
+    gguf: Literal["auto", "adapter", "merged", "none"] = "auto"
+    """What llama.cpp gets: the adapter, base and adapter merged, nothing; auto: the adapter where it can be written."""
+    weights: str = "f32"
+    """Precision of a merged file."""
+    parity: int = Field(default=24, ge=0)
+    """Recorded episodes that are replayed through the server before a bundle is written; 0: none."""
+    max_mb: float = Field(default=10.0, gt=0)
+    """Most megabytes of adapter, bank and embedder together."""
+    licence: str = "other"
+    """The bundle's licence, for its model card."""
+
+
 class Settings(BaseModel):
     """A whole config."""
 
@@ -210,6 +237,7 @@ class Settings(BaseModel):
     rollout: RolloutTable = RolloutTable()
     evaluate: EvaluateTable = EvaluateTable()
     price: PriceTable | None = None
+    bundle: BundleTable | None = None
     each: dict[str, tuple[str, ...]] = {}
     """One key ("student.path") with several values: `distill` does the whole job once for each. The teacher plays once."""
 
@@ -253,6 +281,7 @@ TABLES: dict[str, type[Table]] = {
     "rollout": RolloutTable,
     "evaluate": EvaluateTable,
     "price": PriceTable,
+    "bundle": BundleTable,
 }
 KIND_OF = {"env": "envs", "teacher": "models", "student": "models", "memory": "memory", "tuning": "tuning"}
 

@@ -1,4 +1,4 @@
-"""The pipeline, a line per arrow: games -> collect -> remember -> tune -> evaluate -> report; `distill` is all of them.
+"""The pipeline, a line per arrow: games, collect, remember, tune, evaluate, report, bundle; `distill` is all of them.
 
 In: a run folder and somewhere to talk to. Out: per verb a folder or file of the run and a `Done`. A verb whose inputs are those
 of last time is not done again; a cut one goes on where it stopped. Not here: how any of it works.
@@ -46,6 +46,9 @@ def distill(run: RunFolder, talk: Talk = SILENT) -> Done:
     for split in run.settings.evaluate.also or ():
         other = evaluate(run.on(split), talk, out=run.root / split)
         done = Done(done.data | {split: other.data}, f"{done.words}\n\n{split}:\n{other.words}")
+    if run.settings.bundle:
+        made = bundle(run, talk)
+        done = Done(done.data | {"bundle": made.data}, f"{done.words}\n\n{made.words}")
     return done
 
 
@@ -105,6 +108,13 @@ def report(run: RunFolder, talk: Talk = SILENT) -> Done:
     from duomem import grid
 
     return grid.write_report(run, run)
+
+
+def bundle(run: RunFolder, talk: Talk = SILENT) -> Done:
+    """One artefact of what the decision ships, as the config's [bundle] table says."""
+    from duomem.bundle.write import bundle_as_configured
+
+    return bundle_as_configured(run, talk)
 
 
 def teacher_tasks(run: RunFolder, env: Env) -> list[Task]:

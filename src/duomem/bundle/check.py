@@ -51,7 +51,7 @@ def head(
         if signed.files.get(MANIFEST) != hashlib.sha256(read[MANIFEST]).hexdigest():
             raise DataError(f"{where}: {MANIFEST} is not the one that {signed.key.name!r} signed.")
     elif not allow_unsigned:
-        raise DataError(
+        raise keys.Untrusted(
             f"{where} is not signed. Sign it (duomem bundle --sign KEY), or use it at your own risk: --allow-unsigned"
         )
     found = read_manifest(read[MANIFEST], where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,13 +35,13 @@ from duomem.bundle.manifest import (
     Student,
     Verdict,
 )
-from duomem.bundle.sizes import too_large
+from duomem.bundle.sizes import held, sizes, too_large, words
 from duomem.decision import Decision
 from duomem.errors import DataError, UsageError
 from duomem.rundir import RunFolder
 from duomem.scores import Results
 from duomem.summary import Summary, summarise
-from duomem.talk import SILENT, Talk
+from duomem.talk import SILENT, Done, Talk
 from duomem.types import digest, load
 
 ARMS = ("memory", "adapter", "both")
@@ -95,6 +96,36 @@ def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk
             files = {member.path: member.sha256 for member in found.members} | {MANIFEST: sha256(folder / MANIFEST)}
             (folder / SIGNATURE).write_bytes(keys.sign(files, found.name, options.sign))
     return found
+
+
+def bundle_as_configured(run: RunFolder, talk: Talk) -> Done:
+    """What `distill` ends with. A decision that ships nothing is told, and is no error."""
+    table = run.settings.bundle
+    assert table is not None
+    arm = _summary(run).decision.arm
+    if arm not in ARMS:
+        return Done({}, "No bundle: the decision ships neither part.")
+    out = run.root / (table.out or f"{run.settings.run.name}.duo")
+    key = Path(table.sign).expanduser() if table.sign else None
+    options = Options(
+        sign=key,
+        licence=table.licence,
+        gguf=table.gguf,
+        weights=table.weights,
+        parity=table.parity,
+        largest=table.max_mb,
+    )
+    return told(write_bundle(run, out, options, talk), out)
+
+
+def told(made: Manifest, out: Path) -> Done:
+    """A finished bundle, for programs and for people."""
+    signed = "signed" if _is_signed(out) else ""
+    data = {"bundle": str(out), "name": made.name, "version": made.version, "arm": made.verdict.arm, "signed": bool(signed)}
+    data |= {"bytes": sizes(made), "held_bytes": held(made), "parity": made.parity and made.parity.model_dump()}
+    lines = [f"{made.name} version {made.version}, arm {made.verdict.arm}, {signed or 'not signed'}: {out}", words(made)]
+    lines += [f"{made.parity.requests} recorded requests replayed through the server's code, all equal"] if made.parity else []
+    return Done(data, "\n".join([*lines, f"Next: duomem serve {out}" + ("" if signed else " --allow-unsigned")]))
 
 
 def _draft(
@@ -232,6 +263,13 @@ def _seed(run: RunFolder, options: Options) -> RunFolder:
 def is_archive(out: Path) -> bool:
     """Whether a bundle of that name is written as a zip."""
     return out.suffix in (".duo", ".zip")
+
+
+def _is_signed(out: Path) -> bool:
+    if out.is_dir():
+        return (out / SIGNATURE).is_file()
+    with zipfile.ZipFile(out) as opened:
+        return SIGNATURE in opened.namelist()
 
 
 def _free(out: Path) -> None:

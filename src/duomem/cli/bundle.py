@@ -56,7 +56,7 @@ def bundle(
       duomem bundle runs/mine -o my.duo --gguf merged --weights q8_0
     """
     from duomem.bundle import Options, write_bundle
-    from duomem.bundle.sizes import held, sizes, words
+    from duomem.bundle.write import told
     from duomem.errors import UsageError
     from duomem.rundir import open_run
     from duomem.talk import Talk
@@ -67,15 +67,10 @@ def bundle(
     folder = open_run(run, keep=False)
     out = out or run / f"{name or folder.settings.run.name}.duo"
     options = Options(arm, seed, sign, version, name, licence, cast(Any, gguf), weights, parity, largest)
-    made = write_bundle(folder, out, options, Talk(note=terminal.note))
+    done = told(write_bundle(folder, out, options, Talk(note=terminal.note)), out)
     if not sign:
         terminal.note("Not signed: who serves it must say --allow-unsigned. Make a key with: duomem keygen")
-    data = {"bundle": str(out), "name": made.name, "version": made.version, "arm": made.verdict.arm, "signed": sign is not None}
-    data |= {"bytes": sizes(made), "held_bytes": held(made), "parity": made.parity and made.parity.model_dump()}
-    said = f"{made.name} version {made.version}, arm {made.verdict.arm}: {out}\n{words(made)}"
-    if made.parity:
-        said += f"\n{made.parity.requests} recorded requests replayed, all equal"
-    terminal.result(data, f"{said}\nNext: duomem serve {out}")
+    terminal.result(done.data, done.words)
 
 
 def verify(

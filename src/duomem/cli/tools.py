@@ -43,7 +43,7 @@ def init(
 
     if file.exists() and not force:
         raise UsageError(f"{file} exists already. Choose another name, or replace it with --force.")
-    whole: dict[str, Any] = {"memory": {}, "tuning": {}, "price": {}}
+    whole: dict[str, Any] = {"memory": {}, "tuning": {}, "price": {}, "bundle": {}}
     settings = config.settings_of(config.override(whole, sets or ()), "--set")
     replace(file, commented(settings))
     words = f"Wrote {file}. Next: duomem distill runs/{file.stem} --config {file}"

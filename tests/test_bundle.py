@@ -1,0 +1,264 @@
+"""A bundle of a real run: what is in it, what is left out, that other tools read its parts, that it does what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import zipfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from duomem import grid, pipeline, weights
+from duomem.bank import Bank
+from duomem.bundle import Options, keys, open_bundle, write_bundle
+from duomem.bundle.check import sha256
+from duomem.bundle.gather import agreement
+from duomem.bundle.manifest import MANIFEST, SIGNATURE
+from duomem.bundle.sizes import held, sizes
+from duomem.embed import Lexical
+from duomem.errors import DataError, MismatchError, UsageError
+from duomem.journal import Journal
+from duomem.prompts import load_layout
+from duomem.rundir import RunFolder, open_run
+from duomem.talk import SILENT
+from duomem.types import BankEdit, load
+
+ROOT = Path(__file__).resolve().parents[1]
+BOTH = Options(arm="both", parity=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The pocket student in the twin of the household: one step of tuning, three games an arm. Figures mean nothing here."""
+    pytest.importorskip("peft", reason="the extra 'train' is not installed")
+    sets = ["student.model=hf", "student.path=pocket", "student.layout=pocket", "student.max_tokens=16", "tuning.name=lora"]
+    sets += ["tuning.max_steps=1", "tuning.rank=8", "teacher.tasks=6", "teacher.layout=pocket", "evaluate.games=3"]
+    sets += ["evaluate.arms=['none','memory','adapter','both']", "run.name=toy"]
+    # The teacher needs more turns than the student gets: its episodes come first, with the config's own limit.
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    run = open_run(folder, ROOT / "configs/household.toml", [*sets, "rollout.max_steps=30"])
+    for verb in (pipeline.collect, pipeline.remember, pipeline.tune):
+        verb(run)
+    run = open_run(folder, None, ["rollout.max_steps=3"])
+    grid.evaluate(run, SILENT)
+    return run
+
+
+@pytest.fixture
+def run(made: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy that a test may break."""
+    shutil.copytree(made.root, tmp_path / "run")
+    return replace(made, root=tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    keys.keygen(folder / "key", folder / "key.pub")
+    return folder / "key"
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_a_bundle_is_written_signed_and_opened(run: RunFolder, key: Path, tmp_path: Path) -> None:
+    wrote = write_bundle(run, tmp_path / "my.duo", replace(BOTH, sign=key))
+    with open_bundle(tmp_path / "my.duo", trust=key.with_name("key.pub")) as opened:
+        assert opened.manifest == wrote
+        assert opened.signed
+        assert opened.adapter
+        assert weights.adapter_hash(opened.adapter) == weights.adapter_hash(run.adapter)
+        assert opened.options["path"] == "duomem/pocket"
+        assert opened.layout == load_layout("pocket")
+        bank, strategy = opened.open_bank(), opened.strategy()
+        assert bank
+        assert strategy
+        with Bank.open(run.bank, Lexical()) as own:
+            assert bank.view().memories() == own.view().memories()
+        bank.close()
+    assert wrote.parity
+    assert wrote.parity.requests >= 3
+    assert wrote.base.name == "duomem/pocket"
+    assert wrote.base.weights_sha256 == weights.base_hash("pocket")
+    assert set(wrote.figures) == {"none", "memory", "adapter", "both"}
+    assert str(tmp_path) not in (wrote.to_json().decode())
+
+
+def test_what_the_decision_left_out_is_left_out(run: RunFolder, tmp_path: Path) -> None:
+    memory = write_bundle(run, tmp_path / "memory", Options(arm="memory", parity=1))
+    adapter = write_bundle(run, tmp_path / "adapter", Options(arm="adapter", parity=1))
+    assert "bank.sqlite" in sizes_of(memory)
+    assert not [path for path in sizes_of(memory) if path.startswith(("adapter", "gguf"))]
+    assert "bank.sqlite" not in sizes_of(adapter)
+    assert "adapter/adapter_model.safetensors" in sizes_of(adapter)
+    with open_bundle(tmp_path / "memory", allow_unsigned=True) as opened:
+        assert (opened.adapter, opened.gguf("adapter")) == (None, None)
+    with open_bundle(tmp_path / "adapter", allow_unsigned=True) as opened:
+        assert (opened.bank, opened.open_bank(), opened.strategy()) == (None, None, None)
+
+
+def sizes_of(manifest: object) -> dict[str, int]:
+    return {member.path: member.size for member in manifest.members}  # type: ignore[attr-defined]
+
+
+def test_the_decision_decides_unless_the_user_does(run: RunFolder, tmp_path: Path) -> None:
+    """Nobody wins in three turns: the decision ships neither part."""
+    with pytest.raises(UsageError, match="--arm"):
+        write_bundle(run, tmp_path / "my.duo")
+    assert not (tmp_path / "my.duo").exists()
+    forced = write_bundle(run, tmp_path / "my.duo", Options(arm="memory", parity=1))
+    assert forced.verdict.forced
+    assert "Chosen by hand" in forced.verdict.words
+
+
+def test_the_same_run_gives_the_same_bytes(run: RunFolder, tmp_path: Path) -> None:
+    first = write_bundle(run, tmp_path / "a.duo", BOTH)
+    again = write_bundle(run, tmp_path / "b.duo", BOTH)
+    assert sha256(tmp_path / "a.duo") == sha256(tmp_path / "b.duo")
+    assert (first.version, again.version) == (1, 1)
+    assert write_bundle(run, tmp_path / "c.duo", replace(BOTH, gguf="none")).version == 2
+    with zipfile.ZipFile(tmp_path / "a.duo") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_folder_and_zip_hold_the_same(run: RunFolder, tmp_path: Path) -> None:
+    write_bundle(run, tmp_path / "folder", BOTH)
+    write_bundle(run, tmp_path / "file.duo", BOTH)
+    with zipfile.ZipFile(tmp_path / "file.duo") as archive:
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / "folder" / name).read_bytes()
+    write_bundle(run, tmp_path / "folder", BOTH)  # in its own place again
+    open_bundle(tmp_path / "folder", allow_unsigned=True).close()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years")
+    with pytest.raises(UsageError, match="something else"):
+        write_bundle(run, tmp_path / "mine", BOTH)
+
+
+def test_other_tools_read_the_parts_as_they_lie(run: RunFolder, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+    from peft import PeftModel
+
+    folder = tmp_path / "my"
+    write_bundle(run, folder, replace(BOTH, licence="apache-2.0"))
+    card = ModelCard.load(folder / "README.md").data.to_dict()
+    assert card["license"] == "apache-2.0"
+    assert card["library_name"] == "peft"
+    base = weights.load_base("pocket", dtype="float32")
+    assert PeftModel.from_pretrained(base, str(folder / "adapter")).peft_config["default"].r == 8
+    gguf = pytest.importorskip("gguf", reason="the extra 'llamacpp' is not installed")
+    tensors = {tensor.name for tensor in gguf.GGUFReader(str(folder / "gguf/adapter.gguf")).tensors}
+    assert any(name.endswith("lora_a") for name in tensors)
+    with closing(sqlite3.connect(f"file:{folder / 'bank.sqlite'}?mode=ro", uri=True)) as db:
+        assert db.execute("SELECT count(*) FROM memories").fetchone()[0] > 0
+
+
+def test_a_merged_gguf_stands_alone(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the extra 'llamacpp' is not installed")
+    made = write_bundle(run, tmp_path / "my", Options(arm="adapter", gguf="merged", weights="q8_0", parity=1))
+    assert [(each.kind, each.weights) for each in made.gguf] == [("merged", "q8_0")]
+    with open_bundle(tmp_path / "my", allow_unsigned=True) as opened:
+        options = opened.options_for("llamacpp")
+        assert Path(options["gguf"]).is_file()
+        assert "adapter" not in options  # it is in the weights already
+        assert "adapter" in opened.options_for("hf")
+    with pytest.raises(UsageError, match="precision"):
+        write_bundle(run, tmp_path / "odd", Options(arm="adapter", gguf="merged", weights="q1_9", parity=0))
+
+
+def test_the_signed_bank_is_never_written_to(run: RunFolder, tmp_path: Path) -> None:
+    write_bundle(run, tmp_path / "my", BOTH)
+    before = {path.name: sha256(path) for path in (tmp_path / "my").rglob("*") if path.is_file()}
+    with open_bundle(tmp_path / "my", allow_unsigned=True) as opened:
+        bank = opened.open_bank()
+        assert bank
+        assert bank.view().search("put a mug in the cabinet.", 1)
+        with pytest.raises((sqlite3.Error, DataError, Exception), match="read"):
+            bank.record([bank.view().memories()[0].id], True)
+        bank.close()
+    assert {path.name: sha256(path) for path in (tmp_path / "my").rglob("*") if path.is_file()} == before
+
+
+# --------------------------------------------------------------------------------------------------------------- replay parity
+
+
+def test_a_bank_that_changed_since_the_evaluation_makes_no_bundle(run: RunFolder, tmp_path: Path) -> None:
+    with Journal.open(run.journal, readonly=True) as journal:
+        played = next(each for each in journal.trajectories(journal.latest("evaluate/valid_unseen/both")) if each.shown)
+    with Bank.open(run.bank, Lexical()) as bank:
+        bank.apply([BankEdit("retire", "by hand", target=played.shown[0])])
+    with pytest.raises(DataError, match=r"No bundle: .* memory ids: .* now, .* then"):
+        write_bundle(run, tmp_path / "my.duo", BOTH)
+    assert sorted(path.name for path in tmp_path.iterdir() if "duo" in path.name) == []
+
+
+def test_another_layout_or_prompt_than_was_played_makes_no_bundle(run: RunFolder, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(run.journal, isolation_level=None)) as db:
+        rows = db.execute("SELECT id, prompt FROM episodes WHERE phase LIKE 'evaluate/%/both/%'").fetchall()
+        for row, prompt in rows:
+            db.execute("UPDATE episodes SET prompt = ? WHERE id = ?", (prompt.replace("Task:", "Order:"), row))
+    with pytest.raises(DataError, match="token ids from place"):
+        write_bundle(run, tmp_path / "my.duo", BOTH)
+
+
+def test_a_run_without_recorded_episodes_says_so(run: RunFolder, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(run.journal, isolation_level=None)) as db:
+        db.execute("UPDATE episodes SET phase = 'old/' || phase WHERE phase LIKE 'evaluate/%'")
+    with pytest.raises(DataError, match="--parity 0"):
+        write_bundle(run, tmp_path / "my.duo", BOTH)
+    assert write_bundle(run, tmp_path / "my.duo", replace(BOTH, parity=0)).parity is None
+
+
+def test_what_was_compared_is_in_the_bundle(run: RunFolder, tmp_path: Path) -> None:
+    write_bundle(run, tmp_path / "my", BOTH)
+    said = json.loads((tmp_path / "my/parity.json").read_text())
+    assert said["against"] == "evaluation on valid_unseen, tuning"
+    first = said["episodes"][0]
+    assert first["memories"]
+    with Journal.open(run.journal, readonly=True) as journal:
+        played = {each.content_hash[:16]: each for each in journal.trajectories(journal.latest("evaluate/valid_unseen/both"))}
+    assert first["tokens"] == [turn.reply.usage.prompt for turn in played[first["episode"]].turns]
+    assert "put" not in json.dumps(said["episodes"])  # hashes and counts, no text
+
+
+# ------------------------------------------------------------------------------------------------------------------------ size
+
+
+def test_the_size_is_held_to_a_few_megabytes(run: RunFolder, tmp_path: Path) -> None:
+    made = write_bundle(run, tmp_path / "my.duo", BOTH)
+    counted = sizes(made)
+    assert held(made) == counted["adapter"] + counted["bank"]
+    with pytest.raises(DataError, match="--max-mb"):
+        write_bundle(run, tmp_path / "small.duo", replace(BOTH, largest=held(made) / 1e6 - 0.01))
+
+
+def test_int8_finds_what_float32_finds() -> None:
+    goals = [f"put some {thing} in {place}." for thing in ("mug", "plate", "apple", "knife") for place in ("desk", "shelf")]
+    assert agreement(goals, Lexical(), 2) >= 0.75
+    assert agreement(goals[:1], Lexical(), 2) == 1.0
+
+
+def test_a_base_that_is_another_one_here_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    write_bundle(run, tmp_path / "my", BOTH)
+    base = tmp_path / "base"
+    shutil.copytree(weights.folder_of("pocket"), base)
+    open_bundle(tmp_path / "my", allow_unsigned=True, base=str(base)).close()
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(MismatchError, match=r"chat_template\.jinja"):
+        open_bundle(tmp_path / "my", allow_unsigned=True, base=str(base))
+
+
+def test_manifest_and_signature_are_no_members(run: RunFolder, key: Path, tmp_path: Path) -> None:
+    made = write_bundle(run, tmp_path / "my", replace(BOTH, sign=key))
+    listed = {member.path for member in made.members}
+    there = {path.relative_to(tmp_path / "my").as_posix() for path in (tmp_path / "my").rglob("*") if path.is_file()}
+    assert there - listed == {MANIFEST, SIGNATURE}
+    assert load(dict, (tmp_path / "my" / MANIFEST).read_bytes())["format"] == 1
