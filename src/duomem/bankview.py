@@ -41,7 +41,7 @@ class View:
         embedder: Embedder,
         retrieval: Retrieval = "dense",
     ) -> None:
-        rows = sorted(rows, key=lambda row: row.id)
+        self.rows = rows = sorted(rows, key=lambda row: row.id)
         codes = {row.key: row.code for row in rows}
         place = {key: index for index, key in enumerate(codes)}
         self.version = version
@@ -49,8 +49,8 @@ class View:
         self._ids = tuple(row.id for row in rows)
         self._by_id = {row.id: row.memory for row in rows}
         self._sources = sources
-        self._embedder = embedder
-        self._retrieval = retrieval
+        self.embedder = embedder
+        self.retrieval: Retrieval = retrieval
         self._keys = tuple({row.key: row.memory.key for row in rows}.values())
         self._key_of = np.array([place[row.key] for row in rows], dtype=np.intp)
         self._index = Index(np.frombuffer(b"".join(codes.values()), dtype=np.int8).reshape(len(codes), embedder.dim))
@@ -67,6 +67,10 @@ class View:
             raise DataError(f"No memory {memory!r} in version {self.version} of the bank.")
         return self._by_id[memory]
 
+    def known_sources(self, memory: MemoryId) -> tuple[Provenance, ...]:
+        """The same; none of a memory that is not here."""
+        return self.sources(memory) if memory in self._by_id else ()
+
     def sources(self, memory: MemoryId) -> tuple[Provenance, ...]:
         """Every trajectory that gave this very memory, the memory's own provenance first."""
         return self._sources.get(memory) or (self.get(memory).provenance,)
@@ -80,23 +84,23 @@ class View:
         """
         if k <= 0 or not self._memories:
             return []
-        cosines = self._index.cosines(quantise(self._embedder.embed([query]))[0])
+        cosines = self._index.cosines(quantise(self.embedder.embed([query]))[0])
         scores = self._scores(query, cosines)[self._key_of]
-        enough = (cosines >= floor)[self._key_of] & (scores > 0.0 if self._retrieval == "bm25" else True)
+        enough = (cosines >= floor)[self._key_of] & (scores > 0.0 if self.retrieval == "bm25" else True)
         reach = k
         while True:
             rows = best(scores, reach)
             allowed = [row for row in rows if enough[row] and (allow is None or self._allowed(row, allow))][:k]
-            below = self._retrieval == "dense" and not enough[rows[-1]]  # and so is all that comes after
+            below = self.retrieval == "dense" and not enough[rows[-1]]  # and so is all that comes after
             if len(allowed) == k or len(rows) < reach or below:
                 return [Hit(self._memories[row], float(scores[row])) for row in allowed]
             reach *= 4  # the filter refused some: look further
 
     def _scores(self, query: str, cosines: Floats) -> Floats:
-        if self._retrieval == "dense":
+        if self.retrieval == "dense":
             return cosines
         words = self._words.scores(query)
-        return words if self._retrieval == "bm25" else fused(cosines, words)
+        return words if self.retrieval == "bm25" else fused(cosines, words)
 
     @cached_property
     def _words(self) -> Words:
@@ -110,4 +114,17 @@ class View:
     def content_hash(self) -> str:
         """sha256 over the memories, their sources and the embedder that placed them; no times, no usefulness counts."""
         sources = [[astuple(source) for source in self.sources(memory)] for memory in self._ids]
-        return digest([list(self._ids), sources, self._embedder.name, self._embedder.revision])
+        return digest([list(self._ids), sources, self.embedder.name, self.embedder.revision])
+
+
+def joined(first: View, second: View) -> View:
+    """Two banks' views as one, searched as the first is; a memory that is in both counts once. Both must have one embedder."""
+    numbers = {row.memory.key: row.key for row in first.rows}
+    above = 1 + max(numbers.values(), default=0)
+    known = {row.id for row in first.rows}
+    added = [replace(row, key=numbers.get(row.memory.key, above + row.key)) for row in second.rows if row.id not in known]
+    sources = {
+        row.id: tuple(dict.fromkeys((*first.known_sources(row.id), *second.known_sources(row.id))))
+        for row in (*first.rows, *added)
+    }
+    return View(first.version, [*first.rows, *added], sources, first.embedder, first.retrieval)

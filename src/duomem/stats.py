@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 Array = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[fl
         raise ValueError(f"{successes} successes of {n} is not a proportion.")
     if n == 0:
         return 0.0, 1.0
-    z = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -77,7 +77,7 @@ def paired_interval(wins: int, losses: int, n: int, confidence: float = CONFIDEN
         raise ValueError(f"{wins} wins and {losses} losses are no pairs of {n} games.")
     better, worse, all_ = wins + 0.5, losses + 0.5, n + 2.0
     middle = (better - worse) / all_
-    z = float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * math.sqrt(better + worse - (better - worse) ** 2 / all_) / all_
     return Interval((wins - losses) / n, middle - half, middle + half)
 
@@ -89,6 +89,8 @@ def mcnemar(wins: int, losses: int) -> float:
     """
     if wins + losses == 0:
         return 1.0
+    from scipy import stats as scipy_stats  # here, since a server starts faster than this is imported
+
     return float(scipy_stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
 
@@ -199,7 +201,7 @@ def detectable_difference(
     if games < 1 or seeds < 1 or not 0 < discordance <= 1:
         raise ValueError(f"Nothing can be planned with {games} games, {seeds} seeds and discordance {discordance}.")
     n = games * seeds / (1 + (seeds - 1) * seed_correlation)
-    z = float(scipy_stats.norm.ppf(0.5 + confidence / 2) + scipy_stats.norm.ppf(power))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2) + NormalDist().inv_cdf(power)
     return min(1.0, z * math.sqrt(discordance / n))
 
 

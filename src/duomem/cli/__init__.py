@@ -13,7 +13,7 @@ import warnings
 
 import typer
 
-from duomem.cli import bundle, compare, engine, episodes, logs, memories, price, record, serve, show, sweep, tools, verbs
+from duomem.cli import bundle, compare, engine, episodes, logs, memories, merge, price, record, serve, show, sweep, tools, ui, verbs
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -50,6 +50,8 @@ record.add_to(app)
 memories.add_to(app)
 bundle.add_to(app)
 serve.add_to(app)
+merge.add_to(app)
+ui.add_to(app)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class Opened:
 
 
 @contextmanager
-def _opened(where: Path, seed: int | None) -> Iterator[Opened]:
+def open_bank(where: Path, seed: int | None) -> Iterator[Opened]:
     from duomem import embed
     from duomem.bank import Bank, pins
     from duomem.journal import Journal
@@ -117,7 +117,7 @@ def list_(
     """
     from duomem.curate import kept
 
-    with _opened(where, seed) as opened:
+    with open_bank(where, seed) as opened:
         found = [each for each in kept(opened.bank) if all_ or each.status == "live"]
         data = {"memories": [_told(each, opened.uses) for each in found], "split": opened.uses.split}
         terminal.result(data, _table(found, opened.uses, arm))
@@ -132,7 +132,7 @@ def show(where: Where, id_: Id, seed: Seed = None, json_: Json = False, debug: D
     """
     from duomem.curate import find
 
-    with _opened(where, seed) as opened:
+    with open_bank(where, seed) as opened:
         memory = find(opened.bank, id_)
         terminal.result(_told(memory, opened.uses), _page(memory, opened.uses))
 
@@ -154,7 +154,7 @@ def search(
     """
     from duomem.errors import UsageError
 
-    with _opened(where, seed) as opened:
+    with open_bank(where, seed) as opened:
         table = opened.run.settings.memory if opened.run else None
         how = retrieval or (table.retrieval if table else "dense")
         if how not in ("dense", "bm25", "hybrid"):
@@ -190,7 +190,7 @@ def edit(
     if (text is None and file is None and key is None) or (text is not None and file is not None):
         raise UsageError("Give the new text once (--text or --file), a new key (--key), or both.")
     new_text = file.read_text(encoding="utf-8") if file else text
-    with _opened(where, seed) as opened:
+    with open_bank(where, seed) as opened:
         old = curate.find(opened.bank, id_)
         new = curate.edit(opened.bank, old, reason, text=new_text, key=key)
         opened.record()
@@ -230,7 +230,7 @@ def delete(where: Where, id_: Id, reason: Reason, seed: Seed = None, json_: Json
 def _change(what: str, done: str, where: Path, id_: str, reason: str, seed: int | None) -> None:
     from duomem import curate
 
-    with _opened(where, seed) as opened:
+    with open_bank(where, seed) as opened:
         memory = curate.find(opened.bank, id_)
         getattr(curate, what)(opened.bank, memory, reason)
         opened.record()

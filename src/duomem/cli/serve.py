@@ -1,7 +1,7 @@
 """The command that serves a student: `duomem serve PATH`.
 
-In: a bundle or a run folder, an address, limits. Out: a base URL for any client of the three APIs, until it is told to stop. Not
-here: the server (`duomem.serve`).
+In: a bundle or a run folder, an address, limits. Out: a base URL for any client of the three APIs, until it is told to stop.
+Not here: the server (`duomem.serve`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 4096,
     max_body: Annotated[int, typer.Option(help="Largest request in MiB.", min=1)] = 4,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.", min=0.1)] = 120.0,
-    state: Annotated[Path | None, typer.Option(help="Keep caches here over restarts.", metavar="DIR")] = None,
+    state: Annotated[Path | None, typer.Option(help="Keep caches and counts here over restarts.", metavar="DIR")] = None,
+    learn: Annotated[bool, typer.Option("--learn", help="Verified successes become memories, kept in --state.")] = False,
+    licence: Annotated[str, typer.Option(help="Terms of what is learned; kept with every memory.")] = "",
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -75,7 +77,7 @@ def serve(
     limits = Limits(max_body * 2**20, tokens=max_tokens, seconds=timeout, running=slots or 8, waiting=waiting)
     choice = Choice(arm, engine, threads, slots, trust, allow_unsigned, base, engine_url)
     setup = Setup(limits, Keys(clients, os.environ.get(ADMIN, "")), loopback=host in LOOPBACK)
-    with bind(host, port) as listener, Stand(path, choice, setup, state) as stand:
+    with bind(host, port) as listener, Stand(path, choice, setup, state, learn=learn, licence=licence) as stand:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         student = stand.student
         words = (

@@ -156,9 +156,7 @@ class Scheduler:
     def _place(self, job: Job) -> Slot:
         """The slot of the same conversation's last turn, else the one used longest ago, with the best prefix copied into it."""
         limit = len(job.prompt) - 1  # the last token is always computed: its logits are the answer's first
-        common = {
-            slot.index: _common(slot.tokens, job.prompt, limit) if slot.owner == job.owner else 0 for slot in self._slots
-        }
+        common = {slot.index: _common(slot.tokens, job.prompt, limit) if slot.owner == job.owner else 0 for slot in self._slots}
         free = [slot for slot in self._slots if not slot.busy]
         same = [slot for slot in free if slot.prompt and common[slot.index] >= max(1, min(slot.prompt, limit))]
         chosen = max(same, key=lambda slot: common[slot.index]) if same else min(free, key=lambda slot: slot.used)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from duomem.serve.service import Answered, Service
@@ -28,7 +28,7 @@ class Desk:
     def __init__(self, service: Service) -> None:
         self._held = _Held(service)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str, str], tuple[Answered, int]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[str, Answered, int]] = OrderedDict()
         self._bytes = 0
 
     @contextmanager
@@ -55,6 +55,11 @@ class Desk:
         if over:
             old.service.close()
 
+    def amend(self, change: Callable[[Service], Service]) -> None:
+        """Put a changed service in the place of the present one; what is open stays open and is closed with it."""
+        with self._lock:
+            self._held.service = change(self._held.service)
+
     def close(self) -> None:
         with self._lock:
             self._held.retired = True
@@ -65,14 +70,14 @@ class Desk:
     def remember(self, owner: str, answered: Answered, size: int) -> None:
         """Keep an answer to a request of so many bytes."""
         with self._lock:
-            self._answers[owner, answered.answer.id] = answered, size
+            self._answers[answered.answer.id] = owner, answered, size
             self._bytes += size
             while len(self._answers) > KEPT or self._bytes > KEPT_BYTES:
-                _, (_, dropped) = self._answers.popitem(last=False)
+                _, (_, _, dropped) = self._answers.popitem(last=False)
                 self._bytes -= dropped
 
-    def recall(self, owner: str, reply: str) -> Answered | None:
-        """An answer by its id; only its owner finds it."""
+    def recall(self, owner: str | None, reply: str) -> Answered | None:
+        """An answer by its id, where it is this owner's; None: of any."""
         with self._lock:
-            found = self._answers.get((owner, reply))
-            return found[0] if found else None
+            found = self._answers.get(reply)
+        return found[1] if found and owner in (None, found[0]) else None

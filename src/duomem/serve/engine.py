@@ -51,12 +51,13 @@ class LocalEngine:
         with caches_of(owner):
             return self.model.reply(messages, tools, fitted(self.model, messages, tools, sampling))
 
-    def save(self, folder: str) -> int:
-        """Write the model's caches to a folder; how many conversations. 0 for a model that cannot."""
-        return int(self.model.save_caches(folder)) if hasattr(self.model, "save_caches") else 0
+    def save(self) -> int:
+        """Write the model's caches to its folder; how many conversations. 0 for a model that cannot or has no folder."""
+        return int(self.model.save_caches()) if hasattr(self.model, "save_caches") else 0
 
-    def restore(self, folder: str) -> int:
-        return int(self.model.restore_caches(folder)) if hasattr(self.model, "restore_caches") else 0
+    def restore(self) -> int:
+        """Read them again, before anything is asked; how many."""
+        return int(self.model.restore_caches()) if hasattr(self.model, "restore_caches") else 0
 
     def close(self) -> None:
         self.model.close()

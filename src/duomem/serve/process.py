@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from duomem import errors
@@ -79,13 +78,13 @@ class ProcessEngine:
         except Died:
             return load(Reply, self._alive(link).ask(asked)["reply"])
 
-    def save(self, folder: Path) -> int:
-        """Write the caches of conversations to a folder; how many. 0 where the engine cannot."""
-        return int(self._link.ask({"what": "save", "folder": str(folder)})["saved"])
+    def save(self) -> int:
+        """Write the caches of conversations to the folder in the model's options; how many. 0 where the engine cannot."""
+        return int(self._link.ask({"what": "save"})["count"])
 
-    def restore(self, folder: Path) -> int:
+    def restore(self) -> int:
         """Read them again; how many."""
-        return int(self._link.ask({"what": "restore", "folder": str(folder)})["restored"])
+        return int(self._link.ask({"what": "restore"})["count"])
 
     def close(self) -> None:
         with self._lock:

@@ -1,25 +1,28 @@
 """Puts a server together: the student of a path, its engine's process, the application; and loads them again.
 
-In: a path, the user's choices. Out: a `Stand` with an application that is ready to be served; `close` ends its engine. With a
-state folder the caches of conversations outlive a restart. Not here: sockets.
+In: a path, the user's choices. Out: a `Stand` with an application that is ready to be served; `close` ends its engine. A state
+folder keeps what outlives a restart: caches of conversations, counts of memories, and with `learn` new ones. Not here: sockets.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from duomem.errors import DuomemError
+from duomem.errors import DuomemError, UsageError
+from duomem.registry import component
 from duomem.serve.app import Setup, application
 from duomem.serve.desk import Desk
+from duomem.serve.learn import Learner
 from duomem.serve.metrics import Metrics
+from duomem.serve.outcomes import Outcomes, Reported, route
 from duomem.serve.process import ProcessEngine
 from duomem.serve.service import Alone, Answerer, Service
-from duomem.serve.student import Choice, Student, open_student
+from duomem.serve.student import Choice, ModelSpec, Student, open_student
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -28,13 +31,23 @@ if TYPE_CHECKING:
 class Stand:
     """A server but for its socket. Use it as a context manager."""
 
-    def __init__(self, path: Path, choice: Choice, setup: Setup, state: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, choice: Choice, setup: Setup, state: Path | None = None, *, learn: bool = False, licence: str = ""
+    ) -> None:
+        """Raises `UsageError` for `learn` without a place to keep memories, without memories, or without an admin key."""
+        if learn and (state is None or not setup.keys.admin):
+            raise UsageError(
+                "Learning needs --state DIR, and an admin key in DUOMEM_SERVE_ADMIN_KEY for whoever reports outcomes."
+            )
         self._path, self._choice, self._state = path, choice, state
+        self._learn, self._licence = learn, licence
         self.metrics = Metrics()
-        self.setup = replace(setup, reload=self.load)
+        self.outcomes = Outcomes(self._ended)
+        self.setup = replace(setup, reload=self.load, routes=(*setup.routes, route(self.outcomes)))
         self.engine: ProcessEngine
+        self._learner: Learner | None = None
         self.desk = Desk(self._service())
-        self._restore()
+        self.engine.restore()
 
     def __enter__(self) -> Stand:
         return self
@@ -61,33 +74,41 @@ class Stand:
         return Alone(engine)
 
     def _service(self) -> Service:
-        student = open_student(self._path, self._choice)
-        try:
-            engine = ProcessEngine(student.model, self.metrics.restarts.inc)
-        except BaseException:
-            student.close()
-            raise
-        self.engine = engine
+        with ExitStack() as opened:
+            student = open_student(self._path, self._choice)
+            opened.callback(student.close)
+            learner = None
+            if self._state and (student.bank is not None or self._learn):
+                learner = Learner(self._state, student, writes=self._learn, licence=self._licence or "unknown")
+                opened.callback(learner.close)
+                student = replace(student, injector=learner.injector())
+            engine = ProcessEngine(self._kept(student), self.metrics.restarts.inc)
+            opened.callback(engine.close)
+            self.engine, self._learner = engine, learner
+            close = opened.pop_all().close
+            return Service(student, self.answerer(student, engine), self.setup.limits.tokens, close)
 
-        def close() -> None:
-            engine.close()
-            student.close()
+    def _ended(self, reported: Reported) -> dict[str, Any]:
+        learner = self._learner
+        if learner is None:
+            return {}
 
-        return Service(student, self.answerer(student, engine), self.setup.limits.tokens, close)
+        def changed() -> None:
+            injector = learner.injector()
+            self.desk.amend(lambda service: replace(service, student=replace(service.student, injector=injector)))
 
-    def _restore(self) -> None:
-        folder = self._caches()
-        if folder and folder.is_dir():
-            self.engine.restore(folder)
+        return learner.take(reported, changed)
 
-    def _caches(self) -> Path | None:
-        """Where this very student's caches lie: those of another one would be wrong."""
-        return self._state / "caches" / self.student.revision if self._state else None
+    def _kept(self, student: Student) -> ModelSpec:
+        """The model with a folder for its caches, where it can keep them: of this very student, since another one's would be
+        wrong."""
+        spec = student.model
+        if self._state is None or "caches" not in component("models", spec.name).Config.model_fields:
+            return spec
+        folder = self._state / "caches" / student.revision
+        return ModelSpec(spec.name, {**spec.options, "caches": str(folder.resolve())})
 
     def close(self) -> None:
-        folder = self._caches()
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with suppress(DuomemError):  # an engine that has died has nothing to keep
-                self.engine.save(folder)
+        with suppress(DuomemError):  # an engine that has died has nothing to keep
+            self.engine.save()
         self.desk.close()

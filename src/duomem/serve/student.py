@@ -9,11 +9,14 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from duomem import parts
+from duomem._chat_options import ChatOptions, tokenizer_of
 from duomem.bank import Bank
+from duomem.chat import count_tokens
 from duomem.errors import UsageError
 from duomem.memory import MemoryStrategy
 from duomem.own_agent import declared_locator
@@ -204,12 +207,12 @@ def _model(measured: str, options: dict[str, Any], choice: Choice) -> ModelSpec:
 
 
 def _counter(model: ModelSpec) -> Callable[[str], int] | None:
-    """Counts tokens as the model will, without loading it."""
-    module = component("models", model.name)
-    if not hasattr(module, "counter"):
+    """Counts tokens as the model will, by its tokenizer alone and without transformers, which takes seconds to import."""
+    if not hasattr(component("models", model.name), "counter"):
         return None
-    made: Callable[[str], int] = module.counter(module.Config(**model.options))
-    return made
+    own = {key: value for key, value in model.options.items() if key in ChatOptions.model_fields}
+    tokenizer = tokenizer_of(model.options["path"], ChatOptions(**own), revision=model.options.get("revision"), light=True)
+    return partial(count_tokens, tokenizer)
 
 
 def _injector(layout: Layout, find: Locator, strategy: MemoryStrategy | None, bank: Bank | None, budget: Budget) -> Injector:

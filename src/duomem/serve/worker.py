@@ -55,9 +55,9 @@ def _one(engine: LocalEngine, asked: dict[str, Any], send: _Sender) -> None:
 def answer(engine: LocalEngine, asked: dict[str, Any]) -> dict[str, Any]:
     """What one request gets back."""
     if asked["what"] == "save":
-        return {"saved": engine.save(asked["folder"])}
+        return {"count": engine.save()}
     if asked["what"] == "restore":
-        return {"restored": engine.restore(asked["folder"])}
+        return {"count": engine.restore()}
     messages = [load(Message, text) for text in asked["messages"]]
     tools = [load(Tool, text) for text in asked["tools"]]
     reply = engine.reply(messages, tools, load(Sampling, asked["sampling"]), asked["owner"])
