@@ -92,10 +92,12 @@ class Sheet:
     source: Path
     chosen: tuple[Cell, ...]
     """The cells to run; of the others what there is already stands in the tables."""
+    overrides: tuple[str, ...] = ()
+    """Changes for every cell, from the command line."""
 
     def settings(self, cell: Cell | None = None, *, played: bool = False) -> Settings:
         """The config of a cell, or of the log."""
-        changes = [*self.sweep.set, *(cell.set if cell else ()), *(cell.play if cell and played else ())]
+        changes = [*self.sweep.set, *self.overrides, *(cell.set if cell else ()), *(cell.play if cell and played else ())]
         return config.settings_of(config.override(self.base, changes), f"{self.source}: {cell.name if cell else 'set'}")
 
     @property
@@ -118,13 +120,12 @@ class Sheet:
 
     @property
     def command(self) -> str:
-        sets = [f"--set {shlex.quote(change)}" for change in self.sweep.set]
+        sets = [f"--set {shlex.quote(change)}" for change in self.overrides]
         return " ".join(["duomem sweep", shlex.quote(str(self.root)), str(self.source), *sets])
 
 
 def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Sheet:
-    """A sweep file, with further changes for every cell; `cells` names those to run, or their groups (none: all). Raises
-    `ConfigError`."""
+    """A sweep file, with further changes for every cell; `cells` names cells or groups to run (none: all); `ConfigError`."""
     try:
         sweep = Sweep.model_validate(config.read(source))
     except ValidationError as error:
@@ -139,9 +140,8 @@ def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequenc
         raise ConfigError(f"{source}: two cells are named {twice[0]!r}.")
     for cell in sweep.cells:
         _check(cell, sweep, source)
-    sweep = sweep.model_copy(update={"set": (*sweep.set, *overrides)})
     chosen = tuple(cell for cell in sweep.cells if not cells or cell.name in cells or cell.group in cells)
-    sheet = Sheet(sweep, config.read(source.parent / sweep.config), root, source, chosen)
+    sheet = Sheet(sweep, config.read(source.parent / sweep.config), root, source, chosen, tuple(overrides))
     for cell in chosen:
         sheet.settings(cell, played=True)
     return sheet
