@@ -3,6 +3,7 @@
 # make setup   only .venv, with everything that the demo, the tests and the benches need
 # make check   format, lint, types, tests (with the tests of the documents)
 # make bench   the measurements of bench/, one JSON line each
+# make ui      the page's script and style sheet from frontend/ (needs node 20 or newer with npm)
 # make docs    docs/cli.md from the --help pages
 # make lock    requirements.lock from what .venv holds
 # make clean   removes .venv, runs/demo and caches
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test check bench ui docs lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/^Needs/p'
@@ -48,6 +49,10 @@ check: setup
 
 bench: setup
 	@for file in bench/*.py; do case $$file in */_*) ;; *) $(BIN)/python $$file --json || exit 1 ;; esac; done
+
+ui: setup
+	$(BIN)/python -m duomem.ui.schema > frontend/openapi.json
+	cd frontend && npm ci --no-audit --no-fund && npx openapi-typescript openapi.json -o src/api.d.ts && npm run build
 
 docs: setup
 	$(BIN)/python -m duomem.cli.reference > docs/cli.md

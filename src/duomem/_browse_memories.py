@@ -181,18 +181,20 @@ def _near(view: View, own: Memory, count: int) -> tuple[Near, ...]:
 
 
 def _sources(run: Run, seed: int | None, sources: Sequence[Provenance]) -> tuple[Source, ...]:
-    """Where a memory came from, with the refs of the episodes that the run holds."""
-    label = f"seed{seed}" if run.seeds else ""
-    refs: dict[str, str] = {}
-    if label in run.journals:
+    """Where a memory came from, with the refs of the teacher's episodes."""
+    label, refs = f"seed{seed}" if run.seeds else "", dict[str, str]()
+    owner = run.id if run.home == run.root else run.id.rpartition("/")[0]
+    path = run.seed_root(seed) / "journal.sqlite"
+    if owner and path.is_file():
         marks = ",".join("?" * len(sources))
-        with reading(run.journals[label][0]) as db:
+        with reading(path) as db:
             query = f"SELECT id, content_hash FROM episodes WHERE content_hash IN ({marks})"
             for number, content in db.execute(query, [source.trajectory for source in sources]):
                 refs[content] = f"{label}:{number}" if label else str(number)
     return tuple(
         Source(
             each.task_id, each.attempt, each.teacher, each.written_by, each.prompt, each.licence, each.trajectory,
+            owner if each.trajectory in refs else "",
             refs.get(each.trajectory, ""),
         )
         for each in sources

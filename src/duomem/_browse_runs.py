@@ -116,7 +116,9 @@ def open_run(root: Path, run: str = "") -> Run:
     inside = Path(run or root.name)
     folder = base / inside
     if inside.is_absolute() or ".." in inside.parts or not (folder / "config.toml").is_file():
-        raise UsageError(f"There is no run {run or root.name!r} in {base}. List them with: duomem runs {base}")
+        raise UsageError(
+            f"There is no run {run or root.name!r} in {base}. The runs there are: {', '.join(ids(root)) or 'none'}."
+        )
     stamp = (folder / "config.toml").stat().st_mtime_ns
     settings = _settings(folder / "config.toml", stamp)
     found = Run(inside.as_posix(), folder, settings, folder, stamp)

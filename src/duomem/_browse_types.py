@@ -295,7 +295,8 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A trajectory that a memory was made from. `episode` is its ref where the run holds it."""
+    """A trajectory that a memory was made from. `episode` is its ref in the run with the id `run`; both empty where it is not
+    among these runs."""
 
     task: str
     attempt: int
@@ -304,6 +305,7 @@ class Source:
     prompt: str
     licence: str
     trajectory: str
+    run: str
     episode: str
 
 

@@ -18,6 +18,7 @@ from duomem._browse_episodes import episode as episode
 from duomem._browse_episodes import observation as observation
 from duomem._browse_list import episodes as episodes
 from duomem._browse_list import facets as facets
+from duomem._browse_memories import change as change
 from duomem._browse_memories import memories as memories
 from duomem._browse_memories import memory as memory
 from duomem._browse_report import decision as decision

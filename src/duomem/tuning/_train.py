@@ -25,6 +25,9 @@ from duomem.tuning._batches import Step, batch
 _COMPLETE = "complete.json"
 """Written last into a checkpoint: one without it was cut off by a kill and is not used."""
 
+LOG = "log.jsonl"
+"""A line for each step, as it is done, for people who watch. A step that is done again after a kill has a second line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -56,7 +59,8 @@ def train(
     """Train in place. Goes on from the newest complete checkpoint in `folder`."""
     last = _last_checkpoint(folder)
     before = float(json.loads((last / _COMPLETE).read_text())["seconds"]) if last else 0.0
-    watch = _Watch(len(steps), before, progress)
+    tokens = [sum(len(data[row].ids) for row in step.rows) for step in steps]
+    watch = _Watch(folder.parent / LOG, tokens, before, progress)
     trainer = _Weighted(
         model=model,
         args=_arguments(schedule, len(steps), folder, next(model.parameters()).device.type == "cpu"),
@@ -127,10 +131,13 @@ class _Weighted(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Reports each step, keeps the time, and marks checkpoints that are whole."""
+    """Reports and logs each step, keeps the time, and marks checkpoints that are whole."""
 
-    def __init__(self, total: int, before: float, progress: Callable[[int, int, float], None] | None) -> None:
-        self._total, self._before, self._progress = total, before, progress
+    def __init__(
+        self, log: Path, tokens: Sequence[int], before: float, progress: Callable[[int, int, float], None] | None
+    ) -> None:
+        self._log, self._tokens, self._before, self._progress = log, tokens, before, progress
+        self._total = len(tokens)
         self._started = time.perf_counter()
 
     @property
@@ -139,8 +146,15 @@ class _Watch(TrainerCallback):
         return self._before + time.perf_counter() - self._started
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self._progress and logs and "loss" in logs:
-            self._progress(state.global_step, self._total, float(logs["loss"]))
+        if not logs or "loss" not in logs:
+            return
+        step, loss = state.global_step, float(logs["loss"])
+        said = {"step": step, "total": self._total, "loss": loss, "rate": float(logs.get("learning_rate", 0.0))}
+        said |= {"tokens": self._tokens[step - 1], "seconds": round(self.seconds, 3)}
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(said) + "\n")
+        if self._progress:
+            self._progress(step, self._total, loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         done = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE
