@@ -210,7 +210,7 @@ def measure(folder: Path, train: int, games: int, real: bool) -> None:
     bad = [each for channel in attack.values() for each in channel]
     mixed = [*honest, *bad]
     random.Random(4).shuffle(mixed)
-    taken = vet(mixed, env, lessons)
+    taken = vet(mixed, env, lessons, parts.layout(run.settings))
     taught = [each.trajectory for each in mixed if each.trajectory]
     bank_of(run, folder / "open.sqlite", [*own, *taught], [each.memory for each in bad if each.memory])
     bank_of(run, folder / "vetted.sqlite", [*own, *taken.proved])
@@ -248,7 +248,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keep games, episodes and banks here, and go on from them")
     parser.add_argument("--real", action="store_true", help="games of the real engine")
     parser.add_argument("--train", type=int, default=160, help="training games")
-    parser.add_argument("--games", type=int, default=100, help="development games")
+    parser.add_argument("--games", type=int, default=96, help="development games")
 
 
 if __name__ == "__main__":

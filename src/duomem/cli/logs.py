@@ -51,6 +51,9 @@ def import_(
         list[str] | None, typer.Option(help="A pattern of secrets beside the known ones; may be repeated.", metavar="REGEX")
     ] = None,
     keep_secrets: Annotated[bool, typer.Option("--keep-secrets", help="Do not look for secrets in the logs.")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Keep only what the run's environment confirms when replayed.")
+    ] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -77,7 +80,7 @@ def import_(
     options = Options(licence, outcome, threshold, won, task, task_id, opening, model)
     folder = open_run(run, config, sets or ())
     with bars() as progress:
-        done = import_logs(folder, files, options, form, Talk(progress, terminal.note), redactor=redactor)
+        done = import_logs(folder, files, options, form, Talk(progress, terminal.note), redactor=redactor, prove=prove)
     terminal.result({name: value for name, value in done.data.items() if name != "tasks"}, done.words)
 
 

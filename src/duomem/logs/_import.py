@@ -17,6 +17,7 @@ from typing import Any
 
 from duomem import parts
 from duomem.errors import DataError, LeakError, UsageError
+from duomem.intake import Limits, Submission, vet
 from duomem.journal import Journal
 from duomem.logs import Bad, BadField, Record, Row, guess, names, reader
 from duomem.logs._episode import Options, trajectory
@@ -55,10 +56,11 @@ def import_logs(
     talk: Talk = SILENT,
     *,
     redactor: Redactor | None = None,
+    prove: bool = False,
 ) -> Done:
-    """`form` names the format; empty: the first record's keys tell it. `redactor` takes secrets out of every record. Raises
-    `UsageError` for a run that has episodes of its own, a path or format that is not there, `LeakError` for an evaluation
-    split, `DataError` where no record could be used."""
+    """`form` names the format; empty: the first record's keys tell it. `redactor` takes secrets out of every record. `prove`
+    keeps what the run's environment confirms (see `duomem.intake`). Raises `UsageError` for a run that has episodes of its own,
+    a path or format that is not there, `LeakError` for an evaluation split, `DataError` where no record could be used."""
     if form and form not in names():
         reader(form)
     seeds = run.seeds()
@@ -73,8 +75,24 @@ def import_logs(
     if not found.episodes:
         first = f" The first: {found.bad[0]}." if found.bad else ""
         raise DataError(f"Nothing could be imported: {len(found.bad)} of {found.records} records are refused.{first}")
+    if prove:
+        _prove(run, found, talk)
     results = [_keep(seed, found, talk) for seed in seeds]
     return Done(results[0], _words(results[0], run))
+
+
+def _prove(run: RunFolder, found: _Read, talk: Talk) -> None:
+    """Keep the episodes that are won when they are replayed, as the environment tells them. Raises `DataError` for none."""
+    env = parts.environment(run)
+    handed = [Submission("a log", each) for each in found.episodes]
+    anybody = Limits(per_source=len(handed), per_goal=len(handed))  # one log has one sender
+    taken = vet(handed, env, env.tasks(run.settings.teacher.split), parts.layout(run.settings), anybody)
+    reasons = Counter(each.reason for each in taken.refused)
+    for reason, count in sorted(reasons.items()):
+        talk.note(f"Not proved, {count} episodes: {reason}")
+    if not taken.proved:
+        raise DataError(f"None of the {len(handed)} episodes could be proved by replay. The first: {taken.refused[0].reason}.")
+    found.episodes[:] = taken.proved
 
 
 def _forbidden(run: RunFolder) -> tuple[str, ...]:
