@@ -131,6 +131,10 @@ class CallForm:
         return text, []
 
 
+LINES = CallForm(f'{_LINE}{{"name": "', '", "arguments": ', f'}}\n{_LINE}{{"name": "', "}")
+"""How calls stand in an answer as plain text."""
+
+
 def _literals(pieces: Sequence[Piece]) -> list[str]:
     """The literals around name, arguments, name, arguments; empty ones too."""
     found = [""]

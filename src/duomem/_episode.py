@@ -26,6 +26,7 @@ from duomem.types import (
     Observation,
     Origin,
     Reply,
+    Sampling,
     StopReason,
     Task,
     Tool,
@@ -81,6 +82,7 @@ class Running:
         self.started = time.monotonic()
         self.seconds_before = self.lost = 0.0
         self.goal = self.scene = ""
+        self.seen = Observation("")
         self.prompt: tuple[Message, ...] = ()
         self.messages: list[Message] = []
         self.tools: tuple[Tool, ...] = ()
@@ -105,7 +107,7 @@ class Running:
             episode.close()
 
     def _start(self, first: Observation, fresh: bool) -> None:
-        self.goal, self.scene = first.goal, first.text
+        self.goal, self.scene, self.seen = first.goal, first.text, first
         texts = [memory.text for memory in self._recall()]
         if self.player.example:
             texts = [self.player.layout.example]
@@ -136,7 +138,7 @@ class Running:
                     return halt
                 asked = time.monotonic()
                 try:
-                    reply = self.player.model.reply(self.messages, episode.tools(), self.sampling)
+                    reply = self.player.model.reply(self.messages, episode.tools(), self._held())
                 except ContextFull:
                     return StopReason.CONTEXT
                 if reply.seconds:
@@ -151,6 +153,11 @@ class Running:
                 return StopReason.WON if seen.won else StopReason.LOST
         return StopReason.STEP_CAP
 
+    def _held(self) -> Sampling:
+        """How the next reply is sampled, with the grammar it is held to."""
+        constrain = self.player.constrain
+        return replace(self.sampling, grammar=constrain(self.seen)) if constrain else self.sampling
+
     def _halt(self) -> StopReason | None:
         if self.gate and (reason := self.gate.halt()):
             return reason
@@ -164,7 +171,9 @@ class Running:
             raise _Diverged
         if recorded is None and self.journal and self.id is not None:
             self.journal.record_reply(self.id, index, reply, call, repaired=repaired)
-        seen = episode.step(call) if call else Observation(NOTHING, valid=False)
+        # A reply without a command changes nothing: what was legal still is.
+        seen = episode.step(call) if call else Observation(NOTHING, valid=False, admissible=self.seen.admissible)
+        self.seen = seen
         turn = Turn(reply, call, seen.text, seen.valid, repaired)
         self.turns.append(turn)
         if not (seen.done or seen.won) and index + 1 < self.player.max_steps:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from duomem._episode import Gate, Running
+from duomem.constrain import Constrain
 from duomem.envs import Env
 from duomem.errors import BudgetSpent, DuomemError, StoreError
 from duomem.journal import Journal
@@ -60,6 +61,8 @@ class Player:
     before each call of the model, so a call that hangs is the model's to end."""
     repair: bool = False
     """Strip a trailing period and lower-case commands. Counted in `Turn.repaired`."""
+    constrain: Constrain | None = None
+    """Gives the grammar that the next reply is held to, from the last observation; None: replies are free."""
     example: bool = False
     """The format-only control: the layout's fixed example stands in the memories' place and no bank is asked."""
 

@@ -89,6 +89,11 @@ def read_answer(
     return _encoder(tokenizer, style).read(text, messages, tuple(tools), whole)
 
 
+def call_form(tokenizer: Any, style: Style = PLAIN) -> calls.CallForm:
+    """How calls stand in an answer under this template and style, for a grammar that holds answers to it."""
+    return _encoder(tokenizer, style).form
+
+
 def end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     """The token ids that end an answer: what the chat template writes after one, and the tokenizer's end-of-sequence token."""
     encoder = _encoder(tokenizer, PLAIN)
@@ -247,6 +252,11 @@ class _Encoder:
         except MismatchError:
             return False
 
+    @property
+    def form(self) -> calls.CallForm:
+        with self._lock:
+            return calls.LINES if self._style.tool_calls == "text" or not self._has_tools else self._call_form
+
     @cached_property
     def _call_form(self) -> calls.CallForm:
         def body(number: int) -> tuple[Piece, ...]:
@@ -296,4 +306,4 @@ def _controls(tokenizer: Any) -> dict[str, int]:
     return {text: index for text, index in found.items() if index != tokenizer.unk_token_id}
 
 
-__all__ = ["PLAIN", "WAY_OUT", "Encoded", "Style", "count_tokens", "encode", "end_of_turn", "read_answer"]
+__all__ = ["PLAIN", "WAY_OUT", "Encoded", "Style", "call_form", "count_tokens", "encode", "end_of_turn", "read_answer"]

@@ -83,7 +83,9 @@ class Grid:
         """A hash of what plays: student, memories and adapters of every seed, and how episodes are played."""
         settings = self.run.settings
         plain = settings.model_dump(mode="json", include={"student", "teacher", "memory", "rollout"})
-        plain["rollout"] = {"max_steps": settings.rollout.max_steps} | ({"repair": True} if settings.rollout.repair else {})
+        rollout = settings.rollout
+        plain["rollout"] = {"max_steps": rollout.max_steps} | ({"repair": True} if rollout.repair else {})
+        plain["rollout"] |= {"actions": rollout.actions} if rollout.held else {}
         options = [settings.options(table) for table in ("student", "teacher")]
         played = [parts.layout(settings).hash, parts.base_hash(settings)]
         return rundir.key(plain, options, played, [_parts_hash(seed) for seed in self.seeds.values()])
@@ -232,6 +234,7 @@ def _facts(grid: Grid, results: Results) -> Facts:
             "embedder": settings.memory.embedder if settings.memory else "none",
             "temperature": str(settings.student.temperature),
             "repair": "ON" if settings.rollout.repair else "off",
+            "actions": settings.rollout.actions,
             "training_examples": str(first_tune.get("words", "none")),
             "rooms_shared_with_teaching": f"{len(played & rooms)} of {len(played)}",
         },

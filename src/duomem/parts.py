@@ -19,6 +19,7 @@ from duomem import embed, examples, price, weights
 from duomem.agent import Player
 from duomem.bank import Bank
 from duomem.config import Settings
+from duomem.constrain import constraint
 from duomem.envs import Env
 from duomem.errors import UsageError
 from duomem.memory import MemoryStrategy
@@ -221,4 +222,5 @@ class Parts:
             max_steps=settings.rollout.max_steps,
             timeout_s=settings.rollout.timeout_s,
             repair=settings.rollout.repair,
+            constrain=constraint(settings, layout(settings)),
         )

@@ -83,7 +83,7 @@ def _how(run: RunFolder) -> list[Any]:
         parts.base_hash(settings),
     ]
     memory = [settings.options("memory"), budget.k, budget.floor, budget.tokens]
-    return [student, memory, parts.layout(settings).hash, settings.run.seed, *settings.rollout.decides]
+    return [student, memory, parts.layout(settings).hash, settings.run.seed, *settings.rollout.decides, *settings.rollout.held]
 
 
 def practice_tasks(run: RunFolder, tasks: Sequence[Task]) -> list[Task]:

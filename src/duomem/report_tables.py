@@ -163,6 +163,13 @@ def losses(results: Results) -> Table:
     return Table("Training loss", ("step", "loss"), tuple((str(mark + 1), f"{found[mark]:.4f}") for mark in marks))
 
 
+_HELD = {
+    "free": "anything",
+    "grammar": "commands in the environment's forms (a grammar)",
+    "legal": "LEGAL ACTIONS ONLY, as the environment tells them: a strong hint",
+}
+
+
 def conditions(summary: Summary) -> Table:
     """What a reader has to know to compare these figures with others'."""
     settings, data = summary.settings, summary.data
@@ -177,6 +184,7 @@ def conditions(summary: Summary) -> Table:
             "Repair of actions",
             f"{_switch(settings.get('repair', 'off'))}; {sum(arm.repaired for arm in summary.arms.values())} repaired",
         ),
+        ("What the student may say", _HELD.get(settings.get("actions", "free"), settings.get("actions", "free"))),
         ("Errors", f"{sum(arm.errors for arm in summary.arms.values())} episodes without an outcome; never scored as failures"),
         ("Retrieval", _retrieval(summary.retrieval)),
         ("Memory's effect", "real less decoy memories: as many, about as long, from tasks of other types"),

@@ -81,12 +81,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a model samples. Temperature 0 is greedy. `max_tokens` bounds the completion."""
+    """How a model samples. Temperature 0 is greedy. `max_tokens` bounds the completion.
+
+    `grammar` is GBNF that the answer is held to, for models that say they can (`CONSTRAINS`); empty: nothing.
+    """
 
     temperature: float = 0.0
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     seed: int = 0
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)

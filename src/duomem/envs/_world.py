@@ -30,6 +30,12 @@ Available commands:
 """
 
 
+COMMANDS = (
+    *("look", "inventory", "go to {thing}", "open {thing}", "close {thing}", "examine {thing}", "use {thing}"),
+    *("take {thing} from {thing}", "move {thing} to {thing}", "slice {thing} with {thing}"),
+    *("clean {thing} with {thing}", "heat {thing} with {thing}", "cool {thing} with {thing}"),
+)
+"""Every form of a command but "help", with the names of things open: what `duomem.constrain` makes a grammar of."""
 _COMMANDS = [
     ("go", re.compile(r"go to (\w+ \d+)")),
     ("open", re.compile(r"open (\w+ \d+)")),

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from duomem.envs import ACT
 from duomem.envs._alfworld_engine import NOTHING, Engine, GameText, Session
 from duomem.envs._alfworld_index import OLD_TEMPLATE, Catalogue, open_catalogue, read_game_file
+from duomem.envs._world import COMMANDS as COMMANDS
 from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.games.rooms import ROOMS
 from duomem.types import Labels, Observation, Task, Tool, ToolCall, digest

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from duomem.envs import ACT
 from duomem.envs._house import Goal, House, Place, Thing, listing
-from duomem.envs._world import NOTHING, PROCESS, World
+from duomem.envs._world import COMMANDS, NOTHING, PROCESS, World
 from duomem.errors import UsageError
 from duomem.types import Labels, Observation, Task, Tool, ToolCall, digest
 
 __all__ = [
+    "COMMANDS",
     "NOTHING",
     "Config",
     "Goal",

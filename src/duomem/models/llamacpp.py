@@ -24,14 +24,23 @@ from pydantic import Field
 
 from duomem import weights
 from duomem._chat_options import ChatOptions, check_style, tokenizer_of
-from duomem.chat import PLAIN, Style, count_tokens, end_of_turn, read_answer
+from duomem.chat import PLAIN, Style, call_form, count_tokens, end_of_turn, read_answer
 from duomem.errors import InfraError, MissingExtra, UsageError
+from duomem.models import cache_owner
 from duomem.models._gguf import WRITER, kept, write_adapter, write_base
 from duomem.models._gguf_quants import FileType
+from duomem.models._grammar import of_calls, trigger
+from duomem.models._llama_slots import Engine, Slots, Taken
 from duomem.models._local import Local
 from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 
 Finish = Literal["stop", "length", "tool_calls"]
+GRAM = 2
+"""Tokens that must agree before what followed them is guessed again, as in `hf`."""
+_WORD = 1
+"""llama.cpp's number of a grammar's trigger that is a text (COMMON_GRAMMAR_TRIGGER_TYPE_WORD)."""
+CONSTRAINS = True
+"""Answers can be held to a grammar (`Sampling.grammar`)."""
 PLAIN_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
 """Temperature alone, as transformers does it; the engine's defaults cut the distribution."""
 
@@ -63,6 +72,13 @@ class Config(ChatOptions):
     """Callers served at once, and conversations whose caches are kept: at least as many as run at once."""
     context: int | None = Field(default=None, ge=16)
     """Longest conversation in tokens, answer included; none: the model's own, at most 4096."""
+    lookup: int = Field(default=0, ge=0)
+    """Tokens guessed ahead from what the conversation said before, checked in one forward; the same answers. It pays where
+    reading the weights is what a forward costs, so for models of hundreds of megabytes."""
+    hold_tools: bool = False
+    """Hold tool calls to the tools' schemas by a grammar, once an answer begins to call."""
+    caches: str | None = None
+    """Folder where `save_caches` writes the conversations' caches, for a later engine of the same files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +93,34 @@ class LlamaCpp(Local):
     """A loaded model. `reply` blocks; see `duomem.models.Model`."""
 
     def __init__(
-        self, server: Any, tokenizer: Any, context: int, slots: int, facts: dict[str, str], style: Style = PLAIN
+        self,
+        server: Any,
+        tokenizer: Any,
+        context: int,
+        slots: int,
+        facts: dict[str, str],
+        style: Style = PLAIN,
+        caches: tuple[Path, str] | None = None,
+        hold_tools: bool = False,
     ) -> None:
+        """`caches`: the folder where they are kept, and the key of the engine's own HTTP server."""
         super().__init__(tokenizer, context, facts, style)
         self._server: Any = server
-        self._slots = _Slots(slots)
+        self._slots = Slots(slots)
+        self._caches = caches
+        self._hold_tools = hold_tools
+        self.forwards = 0
+        """Forwards that answers took so far, those that read a prompt apart: tokens less guessed ones that were right."""
+        self._counting = threading.Lock()
 
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
         started = time.perf_counter()
         ids, offered = self.prompt(messages, tools, sampling)
-        with self._slots.taken(ids) as slot:
-            done = self._ask(ids, sampling, slot, self._marks if offered else ())
+        with self._slots.taken(ids, cache_owner()) as taken:
+            done = self._ask(ids, sampling, taken, offered)
+        timings = done.get("timings") or {}
+        with self._counting:
+            self.forwards += int(timings.get("predicted_n", 0)) - int(timings.get("draft_n_accepted", 0))
         choice, usage = done["choices"][0], done["usage"]
         whole = choice["finish_reason"] != "length"
         said = read_answer(self.tokenizer, choice["text"], messages, tools=offered, style=self.style, whole=whole)
@@ -103,7 +136,7 @@ class LlamaCpp(Local):
         specials = zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True)
         return tuple(str(text) for token, text in specials if token not in ends)
 
-    def _ask(self, ids: Sequence[int], sampling: Sampling, slot: int, marks: Sequence[str]) -> dict[str, Any]:
+    def _ask(self, ids: Sequence[int], sampling: Sampling, taken: Taken, offered: Sequence[Tool]) -> dict[str, Any]:
         server = self._server
         if server is None:
             raise InfraError("models/llamacpp: the engine has been closed.")
@@ -113,9 +146,10 @@ class LlamaCpp(Local):
             "temperature": sampling.temperature,
             "seed": sampling.seed,
             "stop": list(sampling.stop),
-            "id_slot": slot,
-            "cache_prompt": True,
-            "preserved_tokens": list(marks),
+            "id_slot": taken.slot,
+            "cache_prompt": not taken.fresh,
+            "preserved_tokens": list(self._marks) if offered else [],
+            **self._grammar(sampling, offered),
             **PLAIN_SAMPLING,
         }
         done: dict[str, Any] = server.handle_completions(request)
@@ -123,38 +157,29 @@ class LlamaCpp(Local):
             raise InfraError(f"models/llamacpp: llama.cpp says: {done['error'].get('message', done['error'])}")
         return done
 
+    def _grammar(self, sampling: Sampling, offered: Sequence[Tool]) -> dict[str, Any]:
+        """What a request says of the grammar that its answer is held to."""
+        if sampling.grammar:
+            return {"grammar": sampling.grammar}
+        if not (offered and self._hold_tools):
+            return {}
+        form = call_form(self.tokenizer, self.style)
+        begin = {"type": _WORD, "value": trigger(form)}
+        return {"grammar": of_calls(form, offered), "grammar_lazy": True, "grammar_triggers": [begin]}
+
+    def save_caches(self) -> int:
+        """Write the caches of the conversations to the config's folder; how many. 0 without a folder."""
+        return self._slots.save(self._caches[0], self._http(self._caches[1])) if self._caches and self._server else 0
+
+    def restore_caches(self) -> int:
+        """Read them again, before anything is asked; how many."""
+        return self._slots.restore(self._caches[0], self._http(self._caches[1])) if self._caches and self._server else 0
+
+    def _http(self, key: str) -> Engine:
+        return Engine(self._server.listening_address, key)
+
     def close(self) -> None:
         self._server = None  # its destructor stops the engine
-
-
-class _Slots:
-    """Which conversation is in which of the engine's slots, so that its next turn finds its cache."""
-
-    def __init__(self, count: int) -> None:
-        self._held: list[tuple[int, ...]] = [()] * count
-        self._free = list(range(count))
-        """Least recently used first."""
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, ids: tuple[int, ...]) -> Iterator[int]:
-        """The number of a free slot: the one whose prompt these ids continue, else an empty one, else the longest unused."""
-        with self._changed:
-            while not self._free:
-                self._changed.wait()
-            slot = max(self._free, key=lambda number: self._worth(number, ids))
-            self._free.remove(slot)
-            self._held[slot] = ids
-        try:
-            yield slot
-        finally:
-            with self._changed:
-                self._free.append(slot)
-                self._changed.notify()
-
-    def _worth(self, slot: int, ids: tuple[int, ...]) -> tuple[int, bool]:
-        held = self._held[slot]
-        return (len(held) if ids[: len(held)] == held else 0, not held)
 
 
 def counter(config: Config) -> Callable[[str], int]:
@@ -166,8 +191,10 @@ def build(config: Config) -> LlamaCpp:
     """Load the model. Raises `MissingExtra`, `UsageError` for no such model, `MismatchError` for a wrong adapter, `DataError`
     for a base or adapter that cannot be written as GGUF."""
     tokenizer = _tokenizer(config)
-    server, context, facts = _start(config, tokenizer)
-    return LlamaCpp(server, tokenizer, context, config.max_batch, facts, config.style)
+    key = secrets.token_hex(32)  # the engine always listens; this one is not to be asked over HTTP by others
+    server, context, facts = _start(config, tokenizer, api_key=key)
+    caches = (Path(config.caches), key) if config.caches else None
+    return LlamaCpp(server, tokenizer, context, config.max_batch, facts, config.style, caches, config.hold_tools)
 
 
 @contextmanager
@@ -178,15 +205,13 @@ def serve(config: Config | None = None, *, port: int = 0, api_key: str = "") -> 
     """
     config = config or Config()
     tokenizer = _tokenizer(config)
-    server, _, facts = _start(config, tokenizer, port=port, api_key=api_key, listens=True)
+    server, _, facts = _start(config, tokenizer, port=port, api_key=api_key)
     yield Served(f"{server.listening_address}/v1", facts["model"])
     del server
 
 
-def _start(
-    config: Config, tokenizer: Any, *, port: int = 0, api_key: str = "", listens: bool = False
-) -> tuple[Any, int, dict[str, str]]:
-    """A running engine, its longest conversation in tokens, and what is in it."""
+def _start(config: Config, tokenizer: Any, *, api_key: str, port: int = 0) -> tuple[Any, int, dict[str, str]]:
+    """A running engine, its longest conversation in tokens, and what is in it. It listens; with a key it asks for it."""
     try:
         import xllamacpp
     except ImportError as error:
@@ -199,8 +224,7 @@ def _start(
     if config.chat_template:
         params.chat_template = tokenizer.chat_template
     params.port = port
-    # The engine always listens; one that is not to be asked over HTTP has a key that nobody knows.
-    params.api_keys = [api_key] if api_key else [] if listens else [secrets.token_hex(32)]
+    params.api_keys = [api_key] if api_key else []
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
@@ -218,6 +242,12 @@ def _params(xllamacpp: Any, config: Config, context: int, files: list[Path]) -> 
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     params.cache_ram_mib = 0  # that cache does not know about adapters
     params.swa_full = True  # a window's cache alone (Gemma) cannot be cut back to a shared prefix
+    if config.caches:
+        Path(config.caches).mkdir(parents=True, exist_ok=True, mode=0o700)
+        params.slot_save_path = f"{config.caches}{os.sep}"
+    if config.lookup:
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        params.speculative.ngram_simple.size_n, params.speculative.ngram_simple.size_m = GRAM, config.lookup
     params.warmup = False
     params.ui = False
     params.cors_origins = "http://localhost"
