@@ -176,15 +176,18 @@ def test_the_shipped_tokenizer_has_every_word_as_one_token() -> None:
 
 
 def test_the_shipped_model_s_corpus_can_be_made_again(tmp_path: Path) -> None:
-    """The recipe beside the model still gives the episodes and the tokenizer that it was trained on."""
+    """The recipes beside the model still give the episodes and the tokenizer that each of its stages was trained on."""
     pytest.importorskip("transformers", reason="the train extra is not installed")
     import json
 
     from duomem.types import digest
 
-    record = json.loads((MODEL / "training.json").read_text())
-    recipe = tomllib.loads((MODEL.parent / "base.toml").read_text())
-    assert all(record["settings"][key] == value for key, value in recipe.items())
+    last = json.loads((MODEL / "training.json").read_text())
     train._start_worker(str(MODEL))
-    rows = train._rows((recipe["seed"] * 1_000_000, 220, corpus.Recipe()))[:200]
-    assert digest([digest([row.ids.tolist() for row in rows]), record["episodes"]]) == record["corpus"]
+    for name, record in (("stage1", last["before"]), ("stage2", last)):
+        recipe = tomllib.loads((MODEL.parent / f"{name}.toml").read_text())
+        shares = corpus.Recipe(**recipe.pop("recipe", {}))
+        assert all(record["settings"][key] == value for key, value in recipe.items())
+        assert all(value == getattr(shares, key) for key, value in record["recipe"].items())
+        rows = train._rows((corpus.episodes, recipe["seed"] * 1_000_000, 220, shares))[:200]
+        assert digest([digest([row.ids.tolist() for row in rows]), record["episodes"]]) == record["corpus"]

@@ -27,8 +27,10 @@ from duomem.types import Message, Reply, Sampling, Tool, Usage, digest
 if TYPE_CHECKING:
     from duomem.models import Model
 
-REVISION = "5"
+REVISION = "6"
 """Raise with every change of behaviour: it is part of a run's provenance."""
+_LONGEST_SLIP = 3
+"""Turns; most slips last one."""
 
 
 class Config(BaseModel):
@@ -40,8 +42,8 @@ class Config(BaseModel):
     """Chance that it looks first in another likely class of places than the most promising, so that attempts at one
     task differ."""
     slip: float = 0.0
-    """Chance of a wrong but harmless action before the right one, so that recordings hold recoveries. Recorded as it
-    happened."""
+    """Chance at each turn of a wrong but harmless action, made one to three times before the right one, so that recordings hold
+    recoveries. Recorded as it happened."""
 
 
 def build(config: Config) -> Model:
@@ -61,10 +63,14 @@ class Expert:
     def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> Reply:
         started = time.perf_counter()
         places, goal, history = read(messages, self._layout)
-        rng = random.Random(digest([goal, *places, len(history), sampling.seed]))
         steps = self._steps(goal, places, random.Random(digest([goal, *places, sampling.seed])))
         number, step, op, at = _next(places, steps, history)
-        wrong = _slip(rng, places, step, at) if rng.random() < self._config.slip else op
+        wrong = op
+        for ago in range(min(len(history) + 1, _LONGEST_SLIP)):  # a mistake is sometimes made again and again
+            rng = random.Random(digest([goal, *places, len(history) - ago, sampling.seed]))
+            if rng.random() < self._config.slip and rng.choice((1, 1, 2, _LONGEST_SLIP)) > ago:
+                wrong = _slip(rng, places, step, at)
+                break
         text = reply_text(self._layout, thought_for(number, step, wrong), command_for(step, wrong))
         words = len(text.split())
         usage = Usage(sum(len(message.text.split()) for message in messages), 0, words)
@@ -205,12 +211,24 @@ def _next(places: Sequence[str], steps: Sequence[Step], history: Sequence[tuple[
 
 
 def _slip(rng: random.Random, places: Sequence[str], step: Step, at: str) -> Op:
-    """A mistake that changes nothing in the house: the step on a thing that is hardly there, or some other place."""
+    """A mistake that changes nothing in the house: a usual place of the thing that this room does not have, the step on a thing
+    that is hardly there, or some other place.
+    """
     if not places:
         return Op("stuck", "")
+    absent = _usual_but_absent(step, places)
+    if absent and rng.random() < 0.5:
+        return Op("go", f"{rng.choice(absent)} {rng.randint(1, 2)}")
     if at and step.kind != "move" and rng.random() < 0.6:
         return Op("do", at, f"{step.object} {rng.randint(1, 3)}")
     return Op(rng.choice(("go", "examine")), rng.choice(list(places)))
+
+
+def _usual_but_absent(step: Step, places: Sequence[str]) -> list[str]:
+    """Classes of places where a thing to be searched often is in rooms of this sort, of which this room has none."""
+    kinds = list(dict.fromkeys(kind_of(place) for place in places))
+    usual = _weights(room_kind(kinds)).get(step.object, {}) if step.kind in ("take", "use") else {}
+    return sorted(kind for kind in usual if kind not in kinds)
 
 
 def observe(belief: Belief, step: Step, command: str, observation: str) -> None:

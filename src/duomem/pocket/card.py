@@ -26,7 +26,8 @@ def write(folder: Path) -> Path:
         "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "family": record["settings"]["architecture"].capitalize(),
         "wander_weight": record["recipe"]["wander_weight"],
-        "commands": "\n".join(_command(number, len(stages)) for number in range(1, len(stages) + 1)),
+        "traps": record["recipe"].get("traps", 0.0),
+        "commands": "\n".join(_command(number) for number in range(1, len(stages) + 1)),
         "stages": "\n".join(_row(number, stage) for number, stage in enumerate(stages, 1)),
         "observed": OBSERVED,
     }
@@ -35,9 +36,7 @@ def write(folder: Path) -> Path:
     return path
 
 
-def _command(number: int, stages: int) -> str:
-    if stages == 1:
-        return "python -m duomem.pocket.train base --recipe base.toml"
+def _command(number: int) -> str:
     start = f" --start stage{number - 1}" if number > 1 else ""
     return f"python -m duomem.pocket.train stage{number} --recipe stage{number}.toml{start}"
 

@@ -156,6 +156,8 @@ def _searched(
 
 def _where(rng: random.Random, house: House, thing: str, kinds: list[str], recipe: Recipe) -> list[str]:
     """One to four place classes to search; the thing is there more often than not."""
+    if recipe.strange and rng.random() < recipe.strange:
+        return rng.sample(PLACE_KINDS, rng.choice((1, 1, 2, 3, 4)))
     true = sorted({kind_of(place) for item in house.things if item.kind == thing for place in item.places})
     where = rng.sample(kinds, min(len(kinds), rng.choice((0, 0, 1, 2, 3))))
     if rng.random() < recipe.absent:

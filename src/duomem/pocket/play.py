@@ -47,6 +47,10 @@ class Recipe:
     """Chance that a slip's thought is wrong too (it fits the wrong action), as it is when the student errs by itself."""
     hasty: float = 0.2
     """Share of the slips that set out for another step before this one is done."""
+    traps: float = 0.0
+    """Chance, where a guide names a class of place that the room has not, to go there in vain before going on in its list."""
+    strange: float = 0.0
+    """Chance that a guide's search list names classes from any room alone, as one from a quite different room does."""
     wander_weight: float = 0.2
     """Loss weight of the student's turns in wandering, whose choices nobody can foresee."""
 
@@ -121,6 +125,8 @@ class Play:
     recipe: Recipe
     world: Guided = field(init=False)
     belief: Belief = field(init=False)
+    trapped: set[tuple[int, str]] = field(init=False, default_factory=set)
+    """Steps and the absent classes of places that were tried for them."""
 
     def __post_init__(self) -> None:
         self.world, self.belief = Guided(self.house), Belief(place_names(self.house))
@@ -134,6 +140,8 @@ class Play:
             op = next_op(self.belief, self.steps[number])
             if op.name == "stuck":
                 return None
+            if self.recipe.traps:
+                self._trap(number, op)
             if self.rng.random() < self.recipe.slip:
                 self._slip(number, op)
                 continue
@@ -193,6 +201,23 @@ class Play:
         possible = elsewhere or (wrong.name != "go" and belief.near(wrong.place))
         answer = self._apply(number, wrong) if possible else NOTHING
         self.script.turn(thought, self._command(number, wrong), answer, 0.0)
+
+    def _trap(self, number: int, op: Op) -> None:
+        """In vain to the classes that the guide names right before the one that is due, where the room has none of them."""
+        step, rng = self.steps[number], self.rng
+        if step.kind not in ("take", "use") or op.name != "go":
+            return
+        kinds, here = list(step.places), {kind_of(place) for place in self.belief.places}
+        due = kinds.index(kind_of(op.place)) if kind_of(op.place) in kinds else len(kinds)
+        first = max((index + 1 for index in range(due) if kinds[index] in here), default=0)
+        missed = [kind for kind in kinds[first:due] if (number, kind) not in self.trapped]
+        self.trapped |= {(number, kind) for kind in missed}
+        if not missed or rng.random() >= self.recipe.traps:
+            return
+        for kind in missed[rng.randrange(len(missed)) :]:
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                vain = Op("go", f"{kind} {rng.randint(1, 2)}")
+                self.script.turn(self._thought(number, vain), self._command(number, vain), NOTHING, 0.0)
 
     def _hasty(self, number: int) -> None:
         """On the way to another step before this one is done."""
