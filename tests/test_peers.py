@@ -172,6 +172,7 @@ def test_the_shipped_sweeps_load_and_list_their_cells(tmp_path: Path, file: Path
     ("more", "words"),
     [
         ('[[cells]]\nname = "both"\n', "two cells are named 'both'"),
+        ('[[cells]]\nname = "x, y"\n', "no comma in a name"),
         ('[[cells]]\nname = "x"\narm = "nobody"\n', "no arm 'nobody'"),
         ('[[cells]]\nname = "x"\nagainst = ["y"]\n', "no cell 'y'"),
         ('[[cells]]\nname = "x"\ntests = ["y"]\n', "no test 'y'"),

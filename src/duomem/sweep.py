@@ -44,7 +44,7 @@ class Cell(Table):
     """One variant: what it changes, and the arm that is played."""
 
     name: str
-    """Its name in the tables, once only."""
+    """Its name in the tables, once only and without a comma."""
     group: str = "all"
     """The table it stands in."""
     arm: str = "both"
@@ -148,6 +148,8 @@ def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequenc
 
 
 def _check(cell: Cell, sweep: Sweep, source: Path) -> None:
+    if "," in cell.name or "," in cell.group:
+        raise ConfigError(f"{source}: {cell.name}: no comma in a name, since --cells separates names by commas.")
     if cell.arm not in ARMS:
         raise ConfigError(f"{source}: {cell.name}: no arm {cell.arm!r}. There are: {', '.join(ARMS)}.")
     for test in cell.tests:
