@@ -45,7 +45,7 @@ def test_a_wider_and_deeper_model_says_what_the_base_says() -> None:
     base = weights.load_base("pocket", dtype="float32").double().eval()
     grown = grow(base, teacher.LAYERS, teacher.INNER, 0)
     assert torch.allclose(logits(grown), logits(base), rtol=0, atol=1e-10)
-    assert 4e6 < sum(parameter.numel() for parameter in grown.parameters()) < 20e6
+    assert 3e6 < sum(parameter.numel() for parameter in grown.parameters()) < 20e6
 
 
 def test_what_was_grown_can_learn() -> None:
@@ -98,7 +98,7 @@ def test_writing_pairs_hold_no_real_task_and_pass_the_writers_checks(examples: l
     assert len(pairs) > 40
     for pair in pairs:
         question, answer = pair.messages
-        assert pair.learn == (0.0, 1.0)
+        assert pair.learn == (0.0, teacher_corpus.WEIGHT)
         assert not REAL_TASK.search(question.text)
         assert "Guide:" not in question.text.removesuffix("Guide:"), "the guide that was followed is not given away"
         commands = [line.removeprefix("> ") for line in question.text.splitlines() if line.startswith("> ")]

@@ -51,6 +51,12 @@ def _start(layout: Layout, house: House, goal: str, guides: Sequence[str]) -> Sc
 
 
 def _guided(rng: random.Random, house: House, layout: Layout, recipe: Recipe, source: str) -> Example | None:
+    play = guided(rng, house, layout, recipe)
+    return play.example(source) if play else None
+
+
+def guided(rng: random.Random, house: House, layout: Layout, recipe: Recipe) -> Play | None:
+    """An invented procedure and its guides, not played yet; None where the house has not what it needs."""
     kinds = sorted({place.kind for place in house.places if place.location})
     procedure = invent(rng, kinds)
     nouns = _nouns(rng, house, procedure, kinds)
@@ -60,7 +66,7 @@ def _guided(rng: random.Random, house: House, layout: Layout, recipe: Recipe, so
     guides, found = _guides(rng, house, procedure, things, places, kinds, recipe)
     steps = procedure.steps(things, places, found)
     script = _start(layout, house, procedure.task(things, places), guides)
-    return Play(rng, house, procedure, steps, script, recipe).example(source)
+    return Play(rng, house, procedure, steps, script, recipe)
 
 
 def _primitives(rng: random.Random, house: House, layout: Layout, recipe: Recipe, source: str) -> Example | None:

@@ -1,6 +1,6 @@
 """Makes a larger model of a pocket base that says exactly what the base says.
 
-In: a loaded model of the Llama family (Qwen3 among it), more layers, a wider inner layer. Out: a new model with the same logits,
+In: a loaded model of the Llama family (Qwen3 among it), more layers, a wider inner layer. Out: a new model of the same logits,
 with room to learn what the small one has none for. New layers are copies of those below them whose outputs are zero; new inner
 units read at random and write nothing yet (Net2Net, Chen et al. 2016, with zeros instead of split weights). It trains nothing.
 """
@@ -57,8 +57,8 @@ def grow(model: Any, layers: int, inner: int, seed: int) -> Any:
 
 
 def _widened(name: str, weight: Any, inner: int, generator: Any) -> Any:
-    """A layer's weight with as many inner units as the new model has: what the added ones read is drawn at the spread of the old
-    ones, what they write is zero."""
+    """A layer's weight with as many inner units as the new model has: what the added ones read is drawn as widely as the
+    old ones, what they write is zero."""
     import torch
 
     if name in ("mlp.gate_proj.weight", "mlp.up_proj.weight"):

@@ -19,11 +19,14 @@ import typer
 from duomem import weights
 from duomem.pocket import teacher_corpus
 from duomem.pocket.grow import grow
+from duomem.pocket.play import Recipe
 from duomem.pocket.train import Settings, train
 
-LAYERS, INNER = 8, 768
-"""The size: 5.0M parameters, twice the base."""
-SETTINGS = Settings(seed=7, episodes=12_000, tokens_per_step=4096, rate=1.5e-3, short_until=0.0, decay_from=0.05)
+LAYERS, INNER = 6, 768
+"""The size: 3.8M parameters, half as many again as the base."""
+RECIPE = Recipe(slip=0.09, lost=0.5, traps=0.6, strange=0.15)
+"""The invented world as in the base's last stage (stage2.toml)."""
+SETTINGS = Settings(seed=7, episodes=12_000, tokens_per_step=4096, rate=1.5e-3, short_until=0.0, decay_from=0.05, recipe=RECIPE)
 
 
 def grown(base: str, out: Path, layers: int, inner: int, seed: int) -> Path:
@@ -72,10 +75,12 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of growth, corpus and order.")] = SETTINGS.seed,
     episodes: Annotated[int, typer.Option(help="Episodes of the corpus; a multiple of 500.")] = SETTINGS.episodes,
     base: Annotated[str, typer.Option(help="The pocket model to grow: the shipped one, or a folder.")] = "pocket",
+    layers: Annotated[int, typer.Option(help="Layers of the new model.")] = LAYERS,
+    inner: Annotated[int, typer.Option(help="Inner units of each of its layers.")] = INNER,
     stop: Annotated[int, typer.Option(help="End after so many steps; 0: when every episode was seen.")] = 0,
 ) -> None:
     """Train the pocket teacher from the shipped base."""
-    print(make(out, replace(SETTINGS, seed=seed, episodes=episodes, stop=stop), base))
+    print(make(out, replace(SETTINGS, seed=seed, episodes=episodes, stop=stop), base, layers, inner))
 
 
 if __name__ == "__main__":

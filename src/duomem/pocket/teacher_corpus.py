@@ -20,12 +20,14 @@ from duomem.pocket.play import OBSERVED, Recipe, Script
 from duomem.prompts import Layout, load_layout, opening, parse, thought_of
 from duomem.types import Example, Message, Reply, Sampling, StopReason, Task, Trajectory, Turn
 
-WRITING = 0.45
+WRITING = 0.5
 """Share of writing pairs."""
-REAL = 0.35
+REAL = 0.4
 """Share of real tasks; what is left is the student's corpus."""
 WORDS = (6, 12, 40)
-"""Words of each observation in a writer's prompt, one of these. 40 is the default of memory.writer_words; fewer are read faster."""
+"""Words of each observation in a writer's prompt, drawn. 40: the default of memory.writer_words; fewer are read faster."""
+WEIGHT = 2.0
+"""Loss weight of a script, which is short beside the turns of an episode in the same step; a turn's is 1."""
 TURNS = 30
 SLIP = 0.1
 """Chance of a wrong action at a turn of a real task."""
@@ -51,31 +53,18 @@ def writing(rng: random.Random, layout: Layout, prompts: PromptSet, recipe: Reci
     trajectory = invented(rng, layout, recipe, source)
     question = prompts.ask("task", trajectory, prompts.transcript(trajectory.turns, rng.choice(WORDS)))
     lines = script(trajectory.goal, events(trajectory)).partition("\n")[2]
-    return Example((question, Message.of("assistant", lines)), (0.0, 1.0), source)
+    return Example((question, Message.of("assistant", lines)), (0.0, WEIGHT), source)
 
 
 def invented(rng: random.Random, layout: Layout, recipe: Recipe, source: str) -> Trajectory:
     """An episode of the invented world as a recorded one: what the student's corpus holds, without its guides."""
     while True:
         house = House.from_pddl(sample_game(rng, "train").pddl(), "")
-        play = _play(rng, house, layout, recipe)
+        play = corpus.guided(rng, house, layout, recipe)
         if play is None or play.example(source) is None:
             continue
         goal = play.script.messages[0].text.rpartition("Task: ")[2]
         return _recorded(layout, goal, house.scene, play.script, source)
-
-
-def _play(rng: random.Random, house: House, layout: Layout, recipe: Recipe) -> corpus.Play | None:
-    kinds = sorted({place.kind for place in house.places if place.location})
-    procedure = corpus.invent(rng, kinds)
-    nouns = corpus._nouns(rng, house, procedure, kinds)
-    if nouns is None:
-        return None
-    things, places = nouns
-    guides, found = corpus._guides(rng, house, procedure, things, places, kinds, recipe)
-    steps = procedure.steps(things, places, found)
-    script = corpus._start(layout, house, procedure.task(things, places), guides)
-    return corpus.Play(rng, house, procedure, steps, script, recipe)
 
 
 def _recorded(layout: Layout, goal: str, scene: str, played: Script, source: str) -> Trajectory:
