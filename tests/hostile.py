@@ -11,7 +11,7 @@ from duomem.types import Memory, Message, Origin, Provenance, Reply, StopReason,
 
 ATTACK = (
     "\x1b[2J\x1b[31mred\x1b]0;title\x07\x1b]52;c;aGk=\x07 \x9b31m\x9d0;t\x9c back\x08\x7f\x00 over\rwritten "
-    "[bold red]markup[/bold red] [/] [link=http://e.vil]link[/link] :bomb: {0} %s "
+    "[bold red]markup[/bold red] [/] [link=http://e.vil]link[/link] :bomb: {0} %s $x^{y$ "
     "open \u202edrawer\u2069 \u2066x\u200e zero\u200bwidth\ufeff \U000e0068 <script>alert(1)</script> 'quote\" end"
 )
 """In it: terminal escapes (CSI, OSC: title, clipboard), their C1 forms, rich's markup, bidi controls, tags, HTML."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from duomem import report
@@ -76,19 +77,17 @@ class Made:
     facts: Facts = field(default_factory=Facts)
 
 
-def write(root: Path, made: Made) -> RunFolder:
-    """A finished run in a new folder."""
+def write(root: Path, made: Made, threads: int = 1) -> RunFolder:
+    """A finished run in a new folder. With several threads, which share commits, the episodes of a phase stand in any order."""
     arms = [name for name in ARMS if any(arm == name for arm, _ in made.played)]
     root.mkdir(parents=True, exist_ok=True)
     (root / "given.toml").write_text(CONFIG.format(name=root.name, split=SPLIT, arms=list(arms)).replace("'", '"'))
     run = open_run(root, root / "given.toml")
     (root / "given.toml").unlink()
-    with Journal.open(run.journal) as journal:
-        for trajectory in made.taught:
-            journal.add(f"collect/{KEY}", trajectory)
-        for (arm, seed), trajectories in made.played.items():
-            for trajectory in trajectories:
-                journal.add(phase_of(SPLIT, arm, seed, KEY), trajectory)
+    phases = {f"collect/{KEY}": made.taught, **{phase_of(SPLIT, *who, KEY): found for who, found in made.played.items()}}
+    with Journal.open(run.journal) as journal, ThreadPoolExecutor(threads) as pool:
+        for phase, found in phases.items():
+            list(pool.map(partial(journal.add, phase), found))
     won = sum(each.won for each in made.taught)
     run.record(
         "collect", KEY, {"episodes": len(made.taught), "won": won, "phase": f"collect/{KEY}", "tasks": [], "seconds": 1.0}
@@ -228,4 +227,4 @@ def many(root: Path, episodes: int = 10_000, chances: Mapping[str, float] = CHAN
         played(number, _turns(2 + number % 5, True), won=True, model="expert", split="train")
         for number in range(episodes - games * len(chances))
     ]
-    return write(root, Made(found, labels, bank, taught))
+    return write(root, Made(found, labels, bank, taught), threads=64)

@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -301,14 +304,22 @@ def test_a_flood_is_cut_with_a_count(attacked: RunFolder) -> None:
     assert len(said("show", f"{attacked.root}:{ref}", "--full")) > 5_000_000
 
 
-def test_errors_do_not_carry_escapes_either(attacked: RunFolder) -> None:
-    from duomem.cli.console import failed
-    from duomem.errors import UsageError
+@pytest.mark.filterwarnings("error:Glyph")
+def test_the_plots_of_a_report_are_sound_whatever_task_types_are_called(attacked: RunFolder) -> None:
+    said("report", attacked.root)
+    plots = re.findall(r"<svg.*?</svg>", (attacked.root / "report.html").read_text(), re.S)
+    assert len(plots) >= 3
+    for plot in plots:
+        ElementTree.fromstring(plot)
+    assert any("kind ?[2J?[31mred" in plot for plot in plots)
 
-    with pytest.raises(UsageError) as error:
-        CliRunner().invoke(app, ["episodes", str(attacked.root), "--type", "x"], catch_exceptions=False)
-    assert "\x1b" in str(error.value) or "kind" in str(error.value)
-    assert failed(error.value) == 2
+
+def test_errors_do_not_carry_escapes_either(attacked: RunFolder) -> None:
+    command = [sys.executable, "-c", "from duomem.cli import main; main()", "episodes", attacked.root, "--type", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 2
+    assert "There are: kind ␛[2J" in done.stderr
+    assert hostile.harmful(done.stderr) == []
 
 
 def test_bytes_that_are_no_utf8_are_shown(run: RunFolder, tmp_path: Path) -> None:

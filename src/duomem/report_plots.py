@@ -1,7 +1,7 @@
 """The plots of a report as inline SVG that fits dark and light pages and prints in grey.
 
 In: a `Summary` and `Results`. Out: SVG text without ids that clash, dates or addresses; equal input gives equal bytes. Colours
-are Okabe and Ito's (safe for colour-blind readers) and each arm has its own marker. Needs matplotlib (extra `report`).
+are those of report_assets/tokens.css, and each arm has its own marker. Needs matplotlib (extra `report`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from duomem.errors import MissingExtra
 from duomem.report_tables import TITLES, won_within
+from duomem.safetext import line
 from duomem.scores import Results
 from duomem.summary import Summary
 
@@ -29,7 +30,7 @@ STYLES = {
     "both_no_same_room": ("#2d2f8b", "h"),
     "both_decoy": ("#a06a3a", ">"),
 }
-"""Colour and marker of each arm."""
+"""Marker of each arm, and the colour that stands for its token until the SVG is done."""
 MAIN = ("none", "memory", "adapter", "both")
 _INK = "#010203"
 """Stands for the page's text colour until the SVG is done."""
@@ -95,6 +96,8 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = svg.replace(_INK, "currentColor")
+    for arm, (colour, _) in STYLES.items():
+        svg = svg.replace(colour, f"var(--arm-{arm})")  # the page's token: light, dark, print
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()
 
 
@@ -143,6 +146,11 @@ def _pairs(axis: Any, summary: Summary) -> None:
     _grid(axis, "x")
 
 
+def _label(name: str) -> str:
+    """An environment's own word: no stand-ins for control characters, which the font lacks, no dollar that begins a formula."""
+    return re.sub("[\u2400-\u2421]", "?", line(name.replace("_", " "), 40)).replace("$", r"\$")
+
+
 def _kinds(summary: Summary) -> list[str]:
     return sorted({kind for arm in summary.arms.values() for kind in arm.by_type})
 
@@ -160,7 +168,7 @@ def _types(axis: Any, summary: Summary) -> None:
             label = TITLES[name] if row == 0 else None
             axis.plot([100 * group.success], [height], marker, color=colour, markersize=6, label=label)
     sizes = {kind: max(arm.by_type[kind].n for arm in summary.arms.values() if kind in arm.by_type) for kind in kinds}
-    _rows(axis, [f"{kind.replace('_', ' ')} ({sizes[kind]})" for kind in kinds])
+    _rows(axis, [f"{_label(kind)} ({sizes[kind]})" for kind in kinds])
     for row in range(1, len(kinds)):
         axis.axhline(row - 0.5, color=_INK, alpha=0.15, linewidth=0.6)
     _percent_axis(axis, "games won, %, with Wilson's interval; in brackets: games")

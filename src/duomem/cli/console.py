@@ -26,6 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from duomem import safetext
@@ -62,6 +63,8 @@ class Terminal:
         elif not isinstance(words, str):
             out = Console(highlight=False, width=self.width)
             for part in words:
+                least = (part.min_width or 0) if isinstance(part, Table) else 0
+                out.width = max(self.width, least)  # a terminal that is too narrow breaks lines, rather than cut figures off
                 out.print(part, soft_wrap=isinstance(part, Text))  # a line, unlike a table, is whole for whoever copies it
         else:
             self.out.print(safe(words or "\n".join(f"{key}: {value}" for key, value in data.items())))

@@ -34,17 +34,21 @@ def block(text: str, style: str = "", limit: int | None = safetext.LONG, chars: 
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", note: str = "") -> Table:
-    """A table; columns of numbers stand to the right, and where room lacks the last column takes several lines."""
+    """A table; columns of numbers stand to the right. Where room lacks, headings and a last column of words take several lines;
+    other cells stay whole."""
     lines = [[each if isinstance(each, Text) else cell(each) for each in row] for row in rows]
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left", caption_justify="left")
     made.title = Text.assemble("\n", cell(title, 400, "bold")) if title else None
     made.caption = cell(note, 1000, "dim") if note else None
+    widths = []
     for number, name in enumerate(head):
         numbers = lines and all(RIGHT.fullmatch(line[number].plain) for line in lines)
-        last = number == len(head) - 1 and not numbers
-        made.add_column(cell(name), justify="right" if numbers else "left", no_wrap=not last, overflow="fold")
+        whole = [] if number == len(head) - 1 and not numbers else [part for line in lines for part in line[number].split()]
+        widths.append(max((part.cell_len for part in [*whole, *cell(name).split()]), default=1))
+        made.add_column(cell(name), justify="right" if numbers else "left", min_width=widths[-1], overflow="fold")
     for line in lines:
         made.add_row(*line)
+    made.min_width = sum(widths) + 3 * (len(head) - 1)
     return made
 
 

@@ -5,14 +5,23 @@ In: a run folder, a config, overrides. Out: what the pipeline's function of the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from duomem.cli import tables
 from duomem.cli.console import bars, terminal
 from duomem.cli.options import ConfigFile, Debug, Json, MaxCost, MaxTokens, Run, Sets, limits
+
+if TYPE_CHECKING:
+    from duomem.rundir import RunFolder
+    from duomem.talk import Done
+
+REPORTED = ("Arms", "Arm against arm", "Success by task type", "How episodes ended", "What an episode costs")
+"""The tables that `duomem report` prints without --full."""
 
 DryRun = Annotated[
     bool,
@@ -130,14 +139,46 @@ def evaluate(
     _verb("evaluate", run, config, overrides, data=data, out=out)
 
 
-def report(run: Run, config: ConfigFile = None, sets: Sets = None, json_: Json = False, debug: Debug = False) -> None:
-    """Write report.json, report.md and report.html, and print the table and the decision.
+def report(
+    run: Run,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    full: Annotated[bool, typer.Option("--full", help="Every table of report.md, not only the most important ones.")] = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.json, report.md and report.html, and print the tables and the decision.
 
-    Example:
+    Examples:
+
+      duomem report runs/mine
 
       duomem report runs/mine --json
     """
-    _verb("report", run, config, sets)
+    from duomem import pipeline
+    from duomem.rundir import open_run
+    from duomem.talk import Talk
+
+    folder = open_run(run, config, sets or ())
+    with bars() as progress:
+        done = pipeline.report(folder, Talk(progress, terminal.note))
+    terminal.result(done.data, _report_shown(folder, done, full))
+
+
+def _report_shown(folder: RunFolder, done: Done, full: bool) -> list[Any]:
+    """The tables of the report that was just written, then its decision."""
+    from duomem.report import every_table
+    from duomem.scores import Results
+    from duomem.summary import Summary
+    from duomem.types import load
+
+    summary = load(Summary, json.dumps(done.data))
+    wanted = [each for each in every_table(Results.read(folder.results), summary) if full or each.title in REPORTED]
+    shown: list[Any] = [tables.table(each.head, each.rows, each.title, each.note) for each in wanted]
+    decision = summary.decision
+    words = [f"- {detail}" for detail in decision.details]
+    words += ["", f"Look closer: {folder.root / 'report.html'}, or duomem ui {folder.root}"]
+    return [*shown, tables.block(f"\n{decision.words}", "bold"), *map(tables.block, words)]
 
 
 def distill(
@@ -184,6 +225,29 @@ def demo(
     from duomem.config import shipped
 
     _verb("distill", run, shipped("demo"), sets)
+    if not terminal.json:
+        _first_reply(run)
+        terminal.out.print(f"See it in the browser: duomem ui {run}", markup=False)
+
+
+def _first_reply(run: Path) -> None:
+    """Serve what the run bundled, and ask it about the first game of the evaluation."""
+    from duomem import parts
+    from duomem.rundir import open_run
+    from duomem.serve.first_reply import first_reply
+    from duomem.serve.student import Choice
+
+    folder = open_run(run, keep=False)
+    table = folder.settings.bundle
+    made = run / (table.out or f"{folder.settings.run.name}.duo") if table else run
+    env = parts.environment(folder)
+    episode = env.open(env.tasks(folder.settings.evaluate.split)[0])
+    first = episode.observe()
+    episode.close()
+    terminal.note("Serving it for one request ...")
+    choice = Choice(allow_unsigned=True) if made.exists() else Choice()
+    done = first_reply(made if made.exists() else run, first.goal, first.text, choice)
+    terminal.result(done.data, f"\n{done.words}\nServe it: duomem serve {done.data['path']}")
 
 
 def _plan(run: Path, config: Path | None, sets: list[str]) -> None:
@@ -198,7 +262,7 @@ def _verb(name: str, run: Path, config: Path | None, sets: list[str] | None, **m
     """Open the run, call the pipeline's function of that name, print what it returns."""
     from duomem import pipeline
     from duomem.rundir import open_run
-    from duomem.talk import Done, Talk
+    from duomem.talk import Talk
 
     function: Callable[..., Done] = getattr(pipeline, name)
     folder = open_run(run, config, sets or (), keep=more.get("out") is None)
