@@ -225,29 +225,6 @@ def demo(
     from duomem.config import shipped
 
     _verb("distill", run, shipped("demo"), sets)
-    if not terminal.json:
-        _first_reply(run)
-        terminal.out.print(f"See it in the browser: duomem ui {run}", markup=False)
-
-
-def _first_reply(run: Path) -> None:
-    """Serve what the run bundled, and ask it about the first game of the evaluation."""
-    from duomem import parts
-    from duomem.rundir import open_run
-    from duomem.serve.first_reply import first_reply
-    from duomem.serve.student import Choice
-
-    folder = open_run(run, keep=False)
-    table = folder.settings.bundle
-    made = run / (table.out or f"{folder.settings.run.name}.duo") if table else run
-    env = parts.environment(folder)
-    episode = env.open(env.tasks(folder.settings.evaluate.split)[0])
-    first = episode.observe()
-    episode.close()
-    terminal.note("Serving it for one request ...")
-    choice = Choice(allow_unsigned=True) if made.exists() else Choice()
-    done = first_reply(made if made.exists() else run, first.goal, first.text, choice)
-    terminal.result(done.data, f"\n{done.words}\nServe it: duomem serve {done.data['path']}")
 
 
 def _plan(run: Path, config: Path | None, sets: list[str]) -> None:
