@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from duomem import weights
 from duomem._tokenizer import LightTokenizer
 from duomem.bank import Bank
@@ -168,3 +170,24 @@ def zipped(folder: Path, out: Path) -> Path:
 
 def manifest(folder: Path) -> Manifest:
     return Manifest.model_validate_json((folder / MANIFEST).read_text())
+
+
+class Shell:
+    """The command line in this process: a new Python for each command would take longer than all of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        from duomem.cli import main
+
+        self._capsys.readouterr()
+        self._monkeypatch.setattr("sys.argv", ["duomem", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = self._capsys.readouterr()
+        return code, said.out, said.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sqlite3
 import zipfile
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bundle_world import Shell
 from duomem import grid, pipeline, weights
 from duomem.bank import Bank
 from duomem.bundle import Options, keys, open_bundle, write_bundle
@@ -19,13 +22,15 @@ from duomem.bundle.check import sha256
 from duomem.bundle.gather import agreement
 from duomem.bundle.manifest import MANIFEST, SIGNATURE
 from duomem.bundle.sizes import held, sizes
+from duomem.bundle.write import bundle_as_configured
+from duomem.config import BundleTable, settings_of
 from duomem.embed import Lexical
 from duomem.errors import DataError, MismatchError, UsageError
 from duomem.journal import Journal
-from duomem.prompts import load_layout
+from duomem.prompts import AS_RECORDED, load_layout
 from duomem.rundir import RunFolder, open_run
-from duomem.talk import SILENT
-from duomem.types import BankEdit, load
+from duomem.talk import SILENT, Talk
+from duomem.types import BankEdit, Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = Options(arm="both", parity=2)
@@ -262,3 +267,74 @@ def test_manifest_and_signature_are_no_members(run: RunFolder, key: Path, tmp_pa
     there = {path.relative_to(tmp_path / "my").as_posix() for path in (tmp_path / "my").rglob("*") if path.is_file()}
     assert there - listed == {MANIFEST, SIGNATURE}
     assert load(dict, (tmp_path / "my" / MANIFEST).read_bytes())["format"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ documents and pipeline
+
+
+def test_the_documents_commands_run(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs/bundle.md").read_text()
+    block = re.search(r"<!-- test: commands -->\n```sh\n(.*?)```", text, re.S)
+    assert block
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(monkeypatch, capsys)
+    lines = [line.partition("#")[0].strip() for line in block[1].splitlines()]
+    assert [line.split()[1] for line in lines] == ["keygen", "bundle", "trust", "verify", "inspect"]
+    for line in lines:
+        line = line.replace("~/.config", str(tmp_path / "config")).replace("runs/mine", str(run.root))
+        more = ["--arm", "both", "--parity", "1"] if " bundle " in line else []  # this run's decision ships nothing
+        code, out, err = shell(*shlex.split(line)[1:], *more)
+        assert code == 0, err
+    assert "by my lab, whom you trust" in out
+
+
+def test_distill_ends_with_a_bundle_where_the_config_says_so(run: RunFolder, key: Path) -> None:
+    table = BundleTable(out="end/", sign=str(key), parity=1)
+    settings = run.settings.model_copy(update={"bundle": table})
+    done = bundle_as_configured(replace(run, settings=settings), SILENT)
+    assert done.words == "No bundle: the decision ships neither part."
+    results = json.loads(run.results.read_text())
+    for score in results["scores"]:  # as if the memories had won every game
+        score["stop"] = "won" if score["arm"] == "memory" else "step_cap"
+    run.results.write_text(json.dumps(results))
+    notes: list[str] = []
+    done = bundle_as_configured(replace(run, settings=settings), Talk(note=notes.append))
+    assert (done.data["arm"], done.data["signed"], done.data["bundle"]) == ("memory", True, str(run.root / "end"))
+    assert str(key) not in done.words + "".join(notes) + json.dumps(done.data)
+    open_bundle(run.root / "end", trust=key.with_name("key.pub")).close()
+
+
+def test_an_agents_own_run_is_held_to_its_recording(tmp_path: Path) -> None:
+    """No environment, no evaluation: prompts are the agent's own, the arm is chosen by hand."""
+    tables = {
+        "run": {"name": "agent"},
+        "student": {"model": "scripted", "replies": ["no"]},
+        "memory": {"embedder": "lexical", "k": 1},
+        "teacher": {"split": "train"},
+    }
+    run = RunFolder(tmp_path / "run", settings_of(tables, "test"))
+    run.write_config()
+    said = [Message.of("system", "You work in an office."), Message.of("user", "Book a room for Monday.")]
+    with Journal.open(run.journal) as journal:
+        for number in range(3):
+            call = ToolCall("book", json.dumps({"room": number}), "call_1")
+            turn = Turn(Reply(Message("assistant", (), (call,))), call, "done", results=())
+            origin = Origin(model="big", layout=AS_RECORDED, licence="MIT")
+            task, prompt = Task(f"train/{number}", "train", "recorded"), (said[0], Message.of("user", f"Book room {number}."))
+            episode = Trajectory(task, 0, f"Book room {number}.", "", prompt, (turn,), StopReason.WON, origin=origin)
+            journal.add("record/x", episode)
+        content = journal.content_hash("record/x")
+    tasks = [f"train/{number}" for number in range(3)]
+    found = {"episodes": 3, "won": 3, "phase": "record/x", "content_hash": content, "tasks": tasks, "seconds": 0.0}
+    run.record("collect", "x", found)
+    pipeline.remember(run)
+    with pytest.raises(UsageError, match="has not been evaluated"):
+        write_bundle(run, tmp_path / "my.duo")
+    made = write_bundle(run, tmp_path / "my.duo", Options(arm="memory"))
+    assert made.parity
+    assert (made.parity.against, made.parity.episodes) == ("the recording", 3)
+    assert (made.base.source, made.teacher.licence, made.figures) == ("endpoint", "MIT", {})
+    with open_bundle(tmp_path / "my.duo", allow_unsigned=True) as opened:
+        assert opened.locator.spec == "path:user.0"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import bundle_world as world
+from bundle_world import Shell
 from duomem.bundle import keys
 from duomem.errors import DataError, UsageError
 
@@ -132,27 +133,6 @@ def test_model_signing_reads_what_we_sign_and_the_other_way_round(key: Path, tmp
     from duomem.bundle import open_bundle
 
     open_bundle(folder, trust=key.with_name("key.pub")).close()
-
-
-class Shell:
-    """The command line in this process: a new Python for each command would take longer than all of them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        from duomem.cli import main
-
-        self._capsys.readouterr()
-        self._monkeypatch.setattr("sys.argv", ["duomem", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = self._capsys.readouterr()
-        return code, said.out, said.err
 
 
 @pytest.fixture

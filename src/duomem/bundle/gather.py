@@ -7,6 +7,7 @@ Not here: hashing, signing, packing.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -18,17 +19,17 @@ from duomem import embed, parts, weights
 from duomem._chat_options import ChatOptions, tokenizer_of
 from duomem.bank import Bank
 from duomem.bundle.check import sha256
-from duomem.bundle.manifest import BANK, GGUF, TOKENIZER, Base, Embedder, Figure, Gguf, Memories, TaskRule, Teacher
+from duomem.bundle.manifest import BANK, GGUF, PROMPTS, TOKENIZER, Base, Embedder, Gguf, Memories, TaskRule, Teacher
 from duomem.chat import end_of_turn
 from duomem.config import Settings
 from duomem.errors import DataError, MissingExtra, UsageError
 from duomem.journal import Journal
+from duomem.memory._prompts import load_prompts
 from duomem.models._gguf import write_adapter, write_base
 from duomem.models._gguf_quants import KINDS
 from duomem.record.functions import DEFAULT, locator
 from duomem.record.store import FILE, RecordStore
 from duomem.rundir import RunFolder
-from duomem.summary import Summary
 from duomem.vectors import best
 
 PINNED = (
@@ -161,6 +162,14 @@ def agreement(keys: list[str], embedder: embed.Embedder, k: int) -> float:
     return round(sum(same) / len(same), 4)
 
 
+def prompts(settings: Settings, folder: Path) -> None:
+    """The prompts of the model that wrote the memories; nothing where rules wrote them."""
+    options = settings.options("memory") if settings.memory else {}
+    if options.get("writer", "rules") != "rules" and "writer_prompts" in options:
+        found = load_prompts(str(options["writer_prompts"])).model_dump(mode="json")
+        (folder / PROMPTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def task_rule(run: RunFolder) -> TaskRule:
     """The task locator that the run's recording declared; the default where nothing was recorded."""
     path = (run.home or run.root) / FILE
@@ -170,15 +179,6 @@ def task_rule(run: RunFolder) -> TaskRule:
             declared = store.declared("task locator")
         spec = (declared.rpartition(" ")[0] if declared.startswith("python:") else declared) or DEFAULT
     return TaskRule(locator=spec, pin=locator(spec).pin)
-
-
-def figures(summary: Summary) -> dict[str, Figure]:
-    """Success of every measured arm."""
-    return {
-        name: Figure(success=arm.success, low=arm.interval[0], high=arm.interval[1], games=arm.n)
-        for name, arm in summary.arms.items()
-        if arm.success is not None
-    }
 
 
 def teacher(seed: RunFolder) -> Teacher:

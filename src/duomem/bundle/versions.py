@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from duomem.bundle.keys import Signed
@@ -32,9 +33,11 @@ def check(found: Manifest, signed: Signed | None, where: str) -> None:
 
 
 def remember(found: Manifest, signed: Signed | None) -> None:
-    """Note a version that is in use now. One that its user went back to becomes the newest."""
-    if signed:
-        replace(state_file(), json.dumps({**_read(), _name(found, signed): found.version}, indent=1, sort_keys=True) + "\n")
+    """Note a version that is in use now. One that its user went back to becomes the newest. Where the state folder cannot be
+    written, as on a device without a disk, nothing is remembered."""
+    if signed and _read().get(_name(found, signed)) != found.version:
+        with suppress(OSError):
+            replace(state_file(), json.dumps({**_read(), _name(found, signed): found.version}, indent=1, sort_keys=True) + "\n")
 
 
 def _name(found: Manifest, signed: Signed | None) -> str:

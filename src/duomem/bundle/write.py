@@ -20,7 +20,7 @@ from duomem import __version__, parts
 from duomem.bundle import archive, keys
 from duomem.bundle.card import card
 from duomem.bundle.check import sha256
-from duomem.bundle.gather import adapter, bank, base, figures, ggufs, task_rule, teacher
+from duomem.bundle.gather import adapter, bank, base, ggufs, prompts, task_rule, teacher
 from duomem.bundle.manifest import (
     ADAPTER,
     CARD,
@@ -30,19 +30,17 @@ from duomem.bundle.manifest import (
     PARITY,
     SIGNATURE,
     TEMPLATE,
-    Data,
     Manifest,
     Student,
     Verdict,
 )
+from duomem.bundle.measured import Measured, data, measured
 from duomem.bundle.sizes import held, sizes, too_large, words
 from duomem.decision import Decision
 from duomem.errors import DataError, UsageError
 from duomem.rundir import RunFolder
-from duomem.scores import Results
-from duomem.summary import Summary, summarise
 from duomem.talk import SILENT, Done, Talk
-from duomem.types import digest, load
+from duomem.types import digest
 
 ARMS = ("memory", "adapter", "both")
 
@@ -81,28 +79,28 @@ def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk
     """
     options = options or Options()
     _free(out)
-    summary = _summary(run)
-    verdict = _verdict(summary.decision, options)
+    found = measured(run)
+    verdict = _verdict(found.decision, options)
     seed = _seed(run, options)
     with _staged(out) as folder:
-        draft = _draft(folder, run, seed, summary, verdict, options, talk)
+        draft = _draft(folder, run, seed, found, verdict, options, talk)
         if over := too_large(draft, options.largest):
             raise DataError(over)
         if options.parity:
             talk.note(f"Replaying {options.parity} recorded episodes through the server's code.")
             draft = _held(folder, run, seed, draft, options.parity)
-        found = _finished(folder, run, draft, options)
+        made = _finished(folder, run, draft, options)
         if options.sign:
-            files = {member.path: member.sha256 for member in found.members} | {MANIFEST: sha256(folder / MANIFEST)}
-            (folder / SIGNATURE).write_bytes(keys.sign(files, found.name, options.sign))
-    return found
+            files = {member.path: member.sha256 for member in made.members} | {MANIFEST: sha256(folder / MANIFEST)}
+            (folder / SIGNATURE).write_bytes(keys.sign(files, made.name, options.sign))
+    return made
 
 
 def bundle_as_configured(run: RunFolder, talk: Talk) -> Done:
     """What `distill` ends with. A decision that ships nothing is told, and is no error."""
     table = run.settings.bundle
     assert table is not None
-    arm = _summary(run).decision.arm
+    arm = measured(run).decision.arm
     if arm not in ARMS:
         return Done({}, "No bundle: the decision ships neither part.")
     out = run.root / (table.out or f"{run.settings.run.name}.duo")
@@ -129,7 +127,7 @@ def told(made: Manifest, out: Path) -> Done:
 
 
 def _draft(
-    folder: Path, run: RunFolder, seed: RunFolder, summary: Summary, verdict: Verdict, options: Options, talk: Talk
+    folder: Path, run: RunFolder, seed: RunFolder, found: Measured, verdict: Verdict, options: Options, talk: Talk
 ) -> Manifest:
     """The parts in the folder, and a manifest of them that says all but version and parity."""
     settings = seed.settings
@@ -140,14 +138,15 @@ def _draft(
     for name in ("report.json", "report.md", "report.html"):
         if (run.root / name).is_file():
             shutil.copyfile(run.root / name, folder / name)
+    prompts(settings, folder)
     (folder / CARD).touch()
     draft = Manifest.model_construct(
         format=FORMAT,
         name=options.name or settings.run.name,
         version=1,
         duomem=__version__,
-        commit=summary.commit,
-        made=summary.made,
+        commit=found.commit,
+        made=found.made,
         config_hash=run.settings.hash,
         seed=settings.run.seed,
         base=base(settings),
@@ -162,9 +161,9 @@ def _draft(
         layout_hash=layout.hash,
         task=task_rule(run),
         verdict=verdict,
-        figures=figures(summary),
+        figures=found.figures,
         teacher=teacher(seed),
-        data=_data(seed, summary),
+        data=data(seed, found),
         adapter_sha256=adapter(seed, folder / ADAPTER) if verdict.adapter else "",
         gguf=ggufs(seed, folder, options.gguf, options.weights, adapter=verdict.adapter, note=talk.note),
         memory=bank(seed, folder) if verdict.memory else None,
@@ -207,27 +206,6 @@ def _listed(folder: Path, found: Manifest) -> Manifest:
         if name not in (MANIFEST, SIGNATURE)
     ]
     return Manifest.model_validate_json(json.dumps(found.model_dump(mode="json") | {"members": listed}))
-
-
-def _summary(run: RunFolder) -> Summary:
-    """The report's figures; they are computed again where the report is older than the results."""
-    report = run.root / "report.json"
-    if report.is_file() and run.results.is_file() and report.stat().st_mtime >= run.results.stat().st_mtime:
-        return load(Summary, report.read_text(encoding="utf-8"))
-    return summarise(Results.read(run.results))
-
-
-def _data(seed: RunFolder, summary: Summary) -> Data:
-    collected = seed.result("collect")
-    return Data(
-        env=seed.settings.env.name,
-        train_split=seed.settings.teacher.split,
-        episodes=int(collected["episodes"]),
-        episodes_sha256=str(collected["content_hash"]),
-        eval_split=summary.split,
-        eval_games=summary.games,
-        facts={name: str(value) for name, value in sorted(summary.data.items())},
-    )
 
 
 def _verdict(decision: Decision, options: Options) -> Verdict:
