@@ -4,6 +4,26 @@
  */
 
 export interface paths {
+    "/api/bundles": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Bundles
+         * @description The bundles of a run: what is inside, signature, card, size by part.
+         */
+        get: operations["bundles_api_bundles_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/compare": {
         parameters: {
             query?: never;
@@ -397,6 +417,86 @@ export interface components {
                 number,
                 number
             ];
+        };
+        /**
+         * BundleMember
+         * @description One file of a bundle. `size` is in bytes.
+         */
+        BundleMember: {
+            /** Path */
+            path: string;
+            /** Sha256 */
+            sha256: string;
+            /** Size */
+            size: number;
+        };
+        /**
+         * BundleView
+         * @description A bundle, checked as `duomem inspect` checks it. `page` is what that command prints, `card` the model card's text,
+         *     `bytes` sizes by part, `held` those of adapter, bank and embedder. A damaged one has a `problem` and nothing else.
+         */
+        BundleView: {
+            /** Bytes */
+            bytes?: {
+                [key: string]: number;
+            };
+            /**
+             * Card
+             * @default
+             */
+            card: string;
+            /**
+             * Config
+             * @default
+             */
+            config: string;
+            /**
+             * Held
+             * @default 0
+             */
+            held: number;
+            /**
+             * Members
+             * @default []
+             */
+            members: components["schemas"]["BundleMember"][];
+            /**
+             * Name
+             * @default
+             */
+            name: string;
+            /**
+             * Page
+             * @default
+             */
+            page: string;
+            /** Path */
+            path: string;
+            /**
+             * Problem
+             * @default
+             */
+            problem: string;
+            /**
+             * Ships
+             * @default
+             */
+            ships: string;
+            /**
+             * Signature
+             * @default
+             */
+            signature: string;
+            /**
+             * Signed
+             * @default false
+             */
+            signed: boolean;
+            /**
+             * Version
+             * @default 0
+             */
+            version: number;
         };
         /**
          * Change
@@ -1179,6 +1279,38 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    bundles_api_bundles_get: {
+        parameters: {
+            query: {
+                /** @description The run's id, as the list of runs has it. */
+                run: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BundleView"][];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
     compare_api_compare_get: {
         parameters: {
             query: {

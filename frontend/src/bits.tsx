@@ -1,18 +1,7 @@
 // Small parts that every view uses: text made harmless, chips, tables, boxes.
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { type S, address, title, words } from "./lib";
-
-/* What would change how the text around it is shown, or be shown as nothing: control characters, bidi controls, invisible
-   format characters, halves of surrogate pairs. Line feed, tab and the two joiners stay. */
-const UNSAFE =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\u{13430}-\u{1343f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e007f}]/gu;
-
-function standIn(code: number): string {
-  if (code < 32) return String.fromCharCode(0x2400 + code);
-  if (code === 127) return "\u2421";
-  return code >= 0xd800 && code <= 0xdfff ? "\ufffd" : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
-}
+import { type S, UNSAFE, address, standIn, title, words } from "./lib";
 
 /** Text of a model, an environment or a file, as it is: no markup in it counts, and what is invisible is shown. */
 export function Text({ of }: { of: string }) {

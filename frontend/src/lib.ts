@@ -143,7 +143,23 @@ export function when(unix: number): string {
   return new Date(unix * 1000).toISOString().slice(0, 10);
 }
 
-export const words = (name: string): string => name.replaceAll("_", " ");
+// --------------------------------------------------------------------------------------------------------- text made harmless
+
+/* What would change how the text around it is shown, or be shown as nothing: control characters, bidi controls, invisible
+   format characters, halves of surrogate pairs. Line feed, tab and the two joiners stay. */
+export const UNSAFE =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\u{13430}-\u{1343f}\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e007f}]/gu;
+
+export function standIn(code: number): string {
+  if (code < 32) return String.fromCharCode(0x2400 + code);
+  if (code === 127) return "\u2421";
+  return code >= 0xd800 && code <= 0xdfff ? "\ufffd" : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/** The same where there is no room for an element: options, titles, labels of charts. */
+export const plain = (text: string): string => text.replace(UNSAFE, (found) => standIn(found.codePointAt(0)!));
+
+export const words = (name: string): string => plain(name.replaceAll("_", " "));
 
 export const TITLES: Record<string, string> = {
   none: "none", format_only: "format only", memory: "memory", adapter: "adapter", both: "both", decoy: "decoy memories",

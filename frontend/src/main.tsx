@@ -2,7 +2,8 @@
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import "./app.css";
-import { address, followLinks, go, useKeys, useLocation } from "./lib";
+import { Text } from "./bits";
+import { address, followLinks, go, plain, useKeys, useLocation } from "./lib";
 import { Bundle } from "./views/bundle";
 import { Compare } from "./views/compare";
 import { Decision } from "./views/decision";
@@ -43,7 +44,7 @@ function App() {
     localStorage.setItem("theme", theme);
   }, [theme]);
   useEffect(() => {
-    document.title = run ? `${run}: ${tab} · DuoMem` : "Runs · DuoMem";
+    document.title = run ? `${plain(run)}: ${tab} · DuoMem` : "Runs · DuoMem";
   }, [run, tab]);
   useKeys((key) => {
     const place = run ? Number(key) : 0;
@@ -57,7 +58,7 @@ function App() {
       <header class="bar">
         <div class="bar-in">
           <a class="brand" href="/"><svg width="26" height="20" viewBox="0 0 26 20" aria-hidden="true"><circle cx="9" cy="10" r="7" class="ring" /><circle cx="17" cy="10" r="7" class="ring two" /></svg>DuoMem</a>
-          {run && <span class="where"><bdi>{run}</bdi></span>}
+          {run && <span class="where"><Text of={run} /></span>}
           <button type="button" class="theme" onClick={() => setTheme(NEXT[theme])} aria-label={`Colours: ${theme || "as the system has them"}. Change.`}>
             {theme === "dark" ? "Dark" : theme === "light" ? "Light" : "Auto"}
           </button>

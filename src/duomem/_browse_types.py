@@ -380,8 +380,39 @@ class ExampleView:
     spans: tuple[Span, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class BundleMember:
+    """One file of a bundle. `size` is in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class BundleView:
+    """A bundle, checked as `duomem inspect` checks it. `page` is what that command prints, `card` the model card's text,
+    `bytes` sizes by part, `held` those of adapter, bank and embedder. A damaged one has a `problem` and nothing else."""
+
+    path: str
+    name: str = ""
+    version: int = 0
+    signed: bool = False
+    """By somebody whom this machine trusts."""
+    signature: str = ""
+    ships: str = ""
+    card: str = ""
+    page: str = ""
+    bytes: dict[str, int] = field(default_factory=dict)
+    held: int = 0
+    members: tuple[BundleMember, ...] = ()
+    config: str = ""
+    problem: str = ""
+
+
 __all__ = [
-    "ArmLine", "Change", "Comparison", "Decision", "DecisionView", "EpisodeFull", "EpisodePage", "EpisodeRow", "ExampleView",
-    "Facets", "Filters", "Injected", "Logged", "MemoryFull", "MemoryPage", "MemoryRow", "Near", "Outcome", "Pair", "Part",
-    "RunRow", "Said", "Source", "Span", "State", "Step", "SweepPoint", "TrainingView", "Use",
+    "ArmLine", "BundleMember", "BundleView", "Change", "Comparison", "Decision", "DecisionView", "EpisodeFull",
+    "EpisodePage", "EpisodeRow", "ExampleView", "Facets", "Filters", "Injected", "Logged", "MemoryFull", "MemoryPage",
+    "MemoryRow", "Near", "Outcome", "Pair", "Part", "RunRow", "Said", "Source", "Span", "State", "Step", "SweepPoint",
+    "TrainingView", "Use",
 ]  # fmt: skip

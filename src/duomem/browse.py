@@ -12,6 +12,7 @@ banks are `duomem.curate`'s matter, harmless output that of whoever shows the te
 
 from __future__ import annotations
 
+from duomem._browse_bundle import bundles as bundles
 from duomem._browse_episodes import LONG as LONG
 from duomem._browse_episodes import compare as compare
 from duomem._browse_episodes import episode as episode

@@ -152,7 +152,7 @@ def write_report(run: RunFolder, target: RunFolder) -> Done:
     report.write(results, target.root)
     scoring.require_complete(results, f"duomem evaluate {run.root}")
     done = _told(results)
-    words = [done.words, "", f"Look closer: {target.root / 'report.html'}"]
+    words = [done.words, "", f"Look closer: {target.root / 'report.html'}", f"In the browser: duomem ui {target.root}"]
     words += [f"On other games: duomem evaluate {run.root} --data ROOT --split SPLIT --out DIR"] if target is run else []
     return Done(done.data, "\n".join(words))
 

@@ -93,7 +93,7 @@ def page(results: Results, summary: Summary) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("report.html.j2"))
     return template.render(
-        style=_asset("report.css"),
+        style=_asset("tokens.css") + _asset("report.css"),
         title=title(summary),
         summary=summary,
         plots=plots(results, summary),

@@ -1,7 +1,7 @@
 """The plots of a report as inline SVG that fits dark and light pages and prints in grey.
 
 In: a `Summary` and `Results`. Out: SVG text without ids that clash, dates or addresses; equal input gives equal bytes. Colours
-are Okabe and Ito's (safe for colour-blind readers) and each arm has its own marker. Needs matplotlib (extra `report`).
+are those of report_assets/tokens.css, and each arm has its own marker. Needs matplotlib (extra `report`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STYLES = {
     "both_no_same_room": ("#2d2f8b", "h"),
     "both_decoy": ("#a06a3a", ">"),
 }
-"""Colour and marker of each arm."""
+"""Marker of each arm, and the colour that stands for its token until the SVG is done."""
 MAIN = ("none", "memory", "adapter", "both")
 _INK = "#010203"
 """Stands for the page's text colour until the SVG is done."""
@@ -96,6 +96,8 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = svg.replace(_INK, "currentColor")
+    for arm, (colour, _) in STYLES.items():
+        svg = svg.replace(colour, f"var(--arm-{arm})")  # the page's token: light, dark, print
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()
 
 

@@ -26,7 +26,7 @@ export function Memories({ run, query }: { run: string; query: URLSearchParams }
   return (
     <>
       <div class="headline"><h1>Memories</h1>
-        {page && <span class="soft" role="status">{whole(page.total)} listed; {whole(page.live)} of {whole(page.stored)} live{page.split && <>; counts: arm {title(arm)} on {page.split}</>}</span>}
+        {page && <span class="soft" role="status">{whole(page.total)} listed; {whole(page.live)} of {whole(page.stored)} live{page.split && <>; counts: arm {title(arm)} on <Text of={page.split} /></>}</span>}
       </div>
       <form class="filters" onSubmit={(event) => event.preventDefault()} aria-label="Search and filters">
         <Search label="Search" value={chosen.query} hint="put a clean mug in the cabinet" set={(text) => set({ query: text })} />
@@ -89,7 +89,7 @@ function Detail({ run, id, seed, link, close, changed }: DetailProps) {
   };
   return (
     <aside class="detail" aria-label={`Memory ${row.id}`}>
-      <p class="kicker"><span class="mono">{row.id}</span> · {row.kind} <a href={close} class="close">Close</a></p>
+      <p class="kicker"><span class="mono">{row.id}</span> · <Text of={row.kind} /> <a href={close} class="close">Close</a></p>
       <h2><Text of={row.key} /></h2>
       <p><span class={row.status === "live" ? "chip won" : "chip warn"} data-status={row.status}>{row.status}</span></p>
       <pre class="memory-text"><Text of={row.text} /></pre>

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from duomem import __version__, browse
 from duomem.browse import (
+    BundleView,
     Comparison,
     DecisionView,
     EpisodeFull,
@@ -170,6 +171,12 @@ def _look(app: FastAPI, root: Path) -> None:
     def training(run: RunId, seed: int | None = None) -> Response:
         """Loss and rate by step, throughput, and the adapter's manifest."""
         return _told(browse.training(browse.open_run(root, run), seed))
+
+    @app.get("/api/bundles", response_model=list[BundleView])
+    def bundles(run: RunId) -> Response:
+        """The bundles of a run: what is inside, signature, card, size by part."""
+        found = browse.bundles(browse.open_run(root, run), root)
+        return _json("[" + ",".join(dump(each) for each in found) + "]")
 
     @app.get("/api/example", response_model=ExampleView)
     def example(run: RunId, index: int = 0, seed: int | None = None) -> Response:

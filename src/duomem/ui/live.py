@@ -43,17 +43,18 @@ class Table:
 
 async def events(table: Table, gone: Callable[[], Awaitable[bool]], tick_s: float = TICK_S) -> AsyncIterator[bytes]:
     """The stream for one page, until it is `gone`. The first event has every row."""
-    sent: dict[str, RunRow] = {}
+    sent: dict[str, RunRow] | None = None
     quiet = 0
     while not await gone():
         rows = {run: row for run, (_, row) in (await asyncio.to_thread(table.rows)).items()}
-        changed = [row for run, row in rows.items() if sent.get(run) != row]
-        lost = sorted(sent.keys() - rows.keys())
-        if changed or lost:
+        changed = [row for run, row in rows.items() if sent is None or sent.get(run) != row]
+        lost = sorted((sent or {}).keys() - rows.keys())
+        news = changed or lost or sent is None
+        if news:
             body = f'{{"rows":[{",".join(dump(row) for row in changed)}],"gone":{json.dumps(lost)}}}'
             yield f"event: runs\ndata: {body}\n\n".encode()
         elif quiet >= SILENCE_TICKS:
             yield b": still here\n\n"
-        quiet = 0 if changed or lost or quiet >= SILENCE_TICKS else quiet + 1
+        quiet = 0 if news or quiet >= SILENCE_TICKS else quiet + 1
         sent = rows
         await asyncio.sleep(tick_s)
