@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import alfworld_roots
 import serve_world
 from duomem import parts
+from duomem.envs import Env
 from duomem.prompts import opening
 from duomem.rundir import RunFolder
 from duomem.serve.app import application
@@ -19,7 +22,7 @@ from duomem.serve.inject import Injector
 from duomem.serve.run import running
 from duomem.serve.service import Alone, Service
 from duomem.serve.student import Student, open_student
-from duomem.types import Message
+from duomem.types import Message, Task
 from duomem.wire import read_request
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
@@ -115,17 +118,31 @@ def test_a_clients_own_prompt_has_memories_in_its_system_message(served: Served)
     assert off.key == injected.key
 
 
+def same_games(served: Served, env: Env, tasks: Sequence[Task], steps: int) -> list[bool]:
+    """Play games over HTTP and in process; they must be the same to the last command. Which were won."""
+    games = [serve_world.play(served.client, env, task, served.student.injector.layout, steps) for task in tasks]
+    with parts.Parts(served.run) as loaded:
+        player = replace(loaded.student(served.run, env), max_steps=steps)
+        played = [player.play(task) for task in tasks]
+    assert [game.commands for game in games] == [serve_world.commands_of(each.turns) for each in played]
+    assert [game.won for game in games] == [each.won for each in played]
+    return [game.won for game in games]
+
+
 def test_an_agent_with_openais_client_plays_like_the_student_in_process(served: Served) -> None:
     env = parts.environment(served.run)
-    layout = served.student.injector.layout
-    tasks = env.tasks("valid_unseen")[:5]
-    games = [serve_world.play(served.client, env, task, layout) for task in tasks]
-    with parts.Parts(served.run) as loaded:
-        player = loaded.student(served.run, env)
-        played = [player.play(task) for task in tasks]
-    assert [game.won for game in games] == [each.won for each in played]
-    assert [game.commands for game in games] == [serve_world.commands_of(each.turns) for each in played]
-    assert any(game.won for game in games)
+    assert any(same_games(served, env, env.tasks("valid_unseen")[:4], 20))
+
+
+def test_the_same_on_real_games_of_alfworld(served: Served, tmp_path: Path) -> None:
+    pytest.importorskip("alfworld", reason="needs the extra 'alfworld'")
+    root = alfworld_roots.unpack("valid_seen", tmp_path)
+    if root is None:
+        pytest.skip("the archives of development games are not in ../shared/alfworld")
+    from duomem.envs import alfworld
+
+    env = alfworld.build(alfworld.Config(data_root=str(root)))
+    same_games(served, env, env.tasks("valid_seen")[:2], 10)
 
 
 def test_a_bad_request_is_the_clients_error(served: Served) -> None:

@@ -35,7 +35,7 @@ class Listening:
         self.made = reply or Reply(said, usage=Usage(20, 5, 7))
         self.asked: list[tuple[tuple[Message, ...], tuple[Any, ...], Sampling, str]] = []
 
-    def reply(self, messages: Any, tools: Any, sampling: Sampling, owner: str) -> Reply:
+    def reply(self, messages: Any, tools: Any, sampling: Sampling, owner: str, call: bool = False) -> Reply:
         self.asked.append((tuple(messages), tuple(tools), sampling, owner))
         return self.made
 

@@ -225,6 +225,30 @@ def demo(
     from duomem.config import shipped
 
     _verb("distill", run, shipped("demo"), sets)
+    if not terminal.json:
+        _first_reply(run)
+        terminal.out.print(f"See it in the browser: duomem ui {run}", markup=False)
+
+
+def _first_reply(run: Path) -> None:
+    """Serve what the run bundled, and ask it about the first game of the evaluation."""
+    from duomem import parts
+    from duomem.rundir import open_run
+    from duomem.serve.first_reply import first_reply
+    from duomem.serve.student import Choice
+
+    folder = open_run(run, keep=False)
+    table = folder.settings.bundle
+    made = run / (table.out or f"{folder.settings.run.name}.duo") if table else run
+    env = parts.environment(folder)
+    episode = env.open(env.tasks(folder.settings.evaluate.split)[0])
+    first = episode.observe()
+    episode.close()
+    terminal.note("Serving it for one request ...")
+    place, choice = (made, Choice(allow_unsigned=True)) if made.is_file() else (run, Choice())
+    done = first_reply(place, first.goal, first.text, choice)
+    unsigned = " --allow-unsigned" if choice.allow_unsigned else ""
+    terminal.result(done.data, f"\n{done.words}\nServe it: duomem serve {place}{unsigned}")
 
 
 def _plan(run: Path, config: Path | None, sets: list[str]) -> None:

@@ -67,6 +67,14 @@ def of_calls(form: CallForm, tools: Sequence[Tool]) -> str:
     return rules.text
 
 
+def of_schema(schema: dict[str, Any]) -> str:
+    """One JSON value by its schema; an object where the schema says nothing. Held to as much of it as `of_calls` is."""
+    rules = _Rules()
+    value = rules.value(schema or {"type": "object"}, "answer")
+    rules.add("root", value)
+    return rules.text
+
+
 def trigger(form: CallForm) -> str:
     """The text with which calls begin: before it an answer is free."""
     return form.first.split("\n")[0].split("{")[0].rstrip() or form.first

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from duomem import parts
-from duomem.chat import encode
+from duomem.chat import call_form, encode
 from duomem.envs import ACT
 from duomem.models import ContextFull, Model, caches_of
+from duomem.models._grammar import of_calls
 from duomem.serve.student import ModelSpec
 from duomem.types import Message, Reply, Sampling, Tool
 
@@ -21,22 +22,26 @@ from duomem.types import Message, Reply, Sampling, Tool
 class Engine(Protocol):
     """Answers conversations; blocks, and may be called from many threads. `owner` names whose caches may be used.
 
-    Raises `ContextFull` and `InfraError` as a `Model` does.
+    With `call` the answer must be calls of the tools: an engine that can hold an answer to a grammar does so, another may
+    answer otherwise. Raises `ContextFull` and `InfraError` as a `Model` does.
     """
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str) -> Reply: ...
+    def reply(
+        self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str, call: bool = False
+    ) -> Reply: ...
     def close(self) -> None: ...
 
 
 class LocalEngine:
     """A model of this process."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, *, constrains: bool = False) -> None:
+        """`constrains`: the model can hold its answers to a grammar."""
+        self.model, self._constrains = model, constrains
 
     @classmethod
     def of(cls, spec: ModelSpec) -> LocalEngine:
-        return cls(parts.build("models", spec.name, spec.options))
+        return cls(parts.build("models", spec.name, spec.options), constrains=spec.constrains)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -47,7 +52,12 @@ class LocalEngine:
         """Tokens of the longest conversation; 0 where the model does not say."""
         return int(getattr(self.model, "context", 0))
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str) -> Reply:
+    def reply(
+        self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str, call: bool = False
+    ) -> Reply:
+        if call and self._constrains:
+            form = call_form(self.model.tokenizer, self.model.style)  # type: ignore[attr-defined]
+            sampling = replace(sampling, grammar=of_calls(form, tools))
         with caches_of(owner):
             return self.model.reply(messages, tools, fitted(self.model, messages, tools, sampling))
 

@@ -64,13 +64,16 @@ class ProcessEngine:
     def context(self) -> int:
         return self._link.context
 
-    def reply(self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str) -> Reply:
+    def reply(
+        self, messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling, owner: str, call: bool = False
+    ) -> Reply:
         asked = {
             "what": "reply",
             "messages": [dump(message) for message in messages],
             "tools": [dump(tool) for tool in tools],
             "sampling": dump(sampling),
             "owner": owner,
+            "call": call,
         }
         link = self._alive()
         try:

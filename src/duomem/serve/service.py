@@ -6,6 +6,7 @@ service. Not here: HTTP, queues, keys.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from duomem import wire
+from duomem.models._grammar import of_schema
 from duomem.serve.engine import Engine
 from duomem.serve.inject import Injected
 from duomem.serve.student import Student
@@ -55,7 +57,8 @@ class Alone:
     engine: Engine
 
     def say(self, asked: Asked) -> Said:
-        return Said(self.engine.reply(asked.injected.messages, asked.injected.tools, asked.sampling, asked.owner))
+        injected, call = asked.injected, asked.wants.choice == "required"
+        return Said(self.engine.reply(injected.messages, injected.tools, asked.sampling, asked.owner, call))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Service:
             raise wire.WireError("the request holds no message.")
         request = replace(request, tools=wants.offered(request.tools))
         injected = self.student.injector.inject(request, body, memories=wants.memories)
-        asked = Asked(request, body, wants, injected, self.sampling(request, body), owner)
+        asked = Asked(request, body, wants, injected, self.sampling(request, wants, body), owner)
         seeds = range(asked.sampling.seed, asked.sampling.seed + max(1, min(request.choices, 8)))
         said = [self.answerer.say(replace(asked, sampling=replace(asked.sampling, seed=seed))) for seed in seeds]
         replies = tuple(each.reply for each in said)
@@ -101,11 +104,13 @@ class Service:
         check_met(wants, answer)
         return Answered(asked, answer, self._headers(injected, wants, said[0]), self.student)
 
-    def sampling(self, request: wire.Request, body: Mapping[str, Any]) -> Sampling:
+    def sampling(self, request: wire.Request, wants: Wants, body: Mapping[str, Any]) -> Sampling:
         """What the request asks for; what it leaves open is as the student was measured."""
         ours, asked = self.student.sampling, request.sampling
+        held = wants.schema and self.student.model.constrains
         return replace(
             asked,
+            grammar=of_schema(json.loads(wants.schema)) if held else "",
             temperature=ours.temperature if body.get("temperature") is None else asked.temperature,
             max_tokens=min(asked.max_tokens or ours.max_tokens, self.longest),
             seed=ours.seed if body.get("seed") is None else asked.seed,

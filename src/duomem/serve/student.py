@@ -56,6 +56,8 @@ class Choice:
     """The base model's folder, where the bundle's is not here."""
     engine_url: str = ""
     """A running engine with the student's model loaded (`models/engine_url`), in place of one that is started here."""
+    allow_older: bool = False
+    """Serve a bundle that is older than the one in use here before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ class ModelSpec:
 
     name: str
     options: dict[str, Any]
+
+    @property
+    def constrains(self) -> bool:
+        """Whether its answers can be held to a grammar."""
+        return bool(getattr(component("models", self.name), "CONSTRAINS", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def open_student(path: Path, choice: Choice | None = None) -> Student:
 
 def _of_run(run: RunFolder, choice: Choice) -> Student:
     """Of a run of several seeds the first one's parts, as bundles have them."""
-    seed, arm = run.seeds()[0], choice.arm or _decided(run)
+    seed, arm = run.seeds()[0], choice.arm or decided_arm(run)
     if arm not in SERVED:
         raise UsageError(f"Arm {arm!r} cannot be served. There are: {', '.join(SERVED)}.")
     wanted = ARMS[arm]
@@ -127,7 +134,11 @@ def _of_bundle(path: Path, choice: Choice) -> Student:
         raise UsageError(f"{path} is a bundle: what it holds is decided. --arm is for run folders.")
     with ExitStack() as opened:
         trust, unsigned = choice.trust, choice.allow_unsigned
-        bundle = opened.enter_context(open_bundle(path, trust=trust, allow_unsigned=unsigned, base=choice.base))
+        older = choice.allow_older
+        bundle = opened.enter_context(
+            open_bundle(path, trust=trust, allow_unsigned=unsigned, allow_older=older, base=choice.base)
+        )
+        bundle.installed()
         said = bundle.manifest
         model = _model(said.student.model, _engine_options(bundle, choice), choice)
         bank = bundle.open_bank()
@@ -182,7 +193,7 @@ def _student(
     return Student(f"duomem-{name}", digest(decides)[:16], injector, model, sampling, facts, bank, close)
 
 
-def _decided(run: RunFolder) -> str:
+def decided_arm(run: RunFolder) -> str:
     """The arm of the report's decision, where there is a report."""
     report = run.root / "report.json"
     if report.is_file():

@@ -60,7 +60,7 @@ def answer(engine: LocalEngine, asked: dict[str, Any]) -> dict[str, Any]:
         return {"count": engine.restore()}
     messages = [load(Message, text) for text in asked["messages"]]
     tools = [load(Tool, text) for text in asked["tools"]]
-    reply = engine.reply(messages, tools, load(Sampling, asked["sampling"]), asked["owner"])
+    reply = engine.reply(messages, tools, load(Sampling, asked["sampling"]), asked["owner"], asked["call"])
     return {"reply": dump(reply)}
 
 
