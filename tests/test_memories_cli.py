@@ -408,6 +408,7 @@ def test_words_for_people(tmp_path: Path, bank: Bank) -> None:
     said = CliRunner().invoke(app, ["memories", "show", str(tmp_path / "bank.sqlite"), of(3).id], catch_exceptions=False).stdout
     assert "source: train/t3, attempt 0: teacher t, written by rules:1" in said
     assert "1. thing3: take it" in said
+    assert len(re.findall(r"^near: 0\.\d+  [0-9a-f]{16}  put thing", said, re.M)) == 4
 
 
 def test_a_run_of_several_seeds_asks_which(tmp_path: Path) -> None:
@@ -443,7 +444,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{line}\n{result.output}"
         if not chosen and arguments[:2] == ["memories", "list"]:
-            chosen = result.stdout.splitlines()[1].split()[0]
+            chosen = result.stdout.splitlines()[2].split()[0]
         said += result.stdout
     assert "quarantined" in said
     assert "counts: arm memory on valid_unseen" in said

@@ -67,7 +67,7 @@ def memory(run: Run, beginning: str, seed: int | None = None, near: int = 8) -> 
     row = next(each for each in _rows(found) if each.id == own.memory.id)
     changes = tuple(Change(each.version, each.op, whole(each.reason), each.time) for each in own.edits)
     return MemoryFull(
-        row, seed, found.uses.split, _sources(run, seed, own.sources), changes, _near(found.view, own.memory, near)
+        row, seed, found.uses.split, _sources(run, seed, own.sources), changes, nearest(found.view, own.memory, near)
     )
 
 
@@ -135,20 +135,28 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _rows(found: _Found) -> list[MemoryRow]:
-    keys = Counter(_plain(each.memory.key) for each in found.kept)
-    texts = Counter(_plain(each.memory.text) for each in found.kept)
-    both = Counter((_plain(each.memory.key), _plain(each.memory.text)) for each in found.kept)
-    rows = []
+    twins, rows = copies_of(found.kept), []
     for each in found.kept:
-        key, text = _plain(each.memory.key), _plain(each.memory.text)
         uses = {arm: counts[each.memory.id] for arm, counts in (found.uses.arms or {}).items() if each.memory.id in counts}
         rows.append(
             MemoryRow(
                 each.memory.id, each.status, each.memory.kind, whole(each.memory.key), whole(each.memory.text),
-                len(each.sources), uses, keys[key] + texts[text] - both[key, text] - 1,
+                len(each.sources), uses, twins[each.memory.id],
             )
         )  # fmt: skip
     return rows
+
+
+def copies_of(kept: Sequence[Kept]) -> dict[MemoryId, int]:
+    """For each memory how many others have the same key or the same text, but for case and white space."""
+    keys = Counter(_plain(each.memory.key) for each in kept)
+    texts = Counter(_plain(each.memory.text) for each in kept)
+    both = Counter((_plain(each.memory.key), _plain(each.memory.text)) for each in kept)
+    found = {}
+    for each in kept:
+        key, text = _plain(each.memory.key), _plain(each.memory.text)
+        found[each.memory.id] = keys[key] + texts[text] - both[key, text] - 1
+    return found
 
 
 def _plain(text: str) -> str:
@@ -167,7 +175,7 @@ def _scored(row: MemoryRow, score: float | None) -> MemoryRow:
     return MemoryRow(row.id, row.status, row.kind, row.key, row.text, row.sources, row.uses, row.copies, score)
 
 
-def _near(view: View, own: Memory, count: int) -> tuple[Near, ...]:
+def nearest(view: View, own: Memory, count: int = 8) -> tuple[Near, ...]:
     """The live memories whose keys are nearest, without itself."""
     hits = [hit for hit in view.search(own.key, count + 1) if hit.memory.id != own.id][:count]
     key, text = _plain(own.key), _plain(own.text)

@@ -6,23 +6,22 @@ edit does is `duomem.curate`'s matter, what a memory was good for `duomem.useful
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from duomem.cli import _memories_shown as shown
 from duomem.cli.console import terminal
 from duomem.cli.options import Debug, Json
+from duomem.safetext import line
 
 if TYPE_CHECKING:
     from duomem.bank import Bank
-    from duomem.curate import Kept
     from duomem.rundir import RunFolder
-    from duomem.types import Provenance
     from duomem.usefulness import Uses
 
 HELP = """Look at a run's memories, search them, and correct, quarantine, restore or delete them.
@@ -100,6 +99,7 @@ def list_(
     where: Where,
     all_: Annotated[bool, typer.Option("--all", help="Quarantined and retired ones too.")] = False,
     arm: Arm = "memory",
+    order: Annotated[shown.Order | None, typer.Option(help="The highest count of the arm first, or copies first.")] = None,
     seed: Seed = None,
     json_: Json = False,
     debug: Debug = False,
@@ -107,34 +107,45 @@ def list_(
     """List the memories with what they were good for.
 
     The counts are of the newest evaluation: episodes that showed the memory (hits), those won, those won where the same game
-    was lost without memories (help), and the other way round (harm).
+    was lost without memories (help), and the other way round (harm). Copies are others with the same key or text.
 
     Examples:
 
       duomem memories list runs/mine
 
+      duomem memories list runs/mine --order harm
+
       duomem memories list runs/mine --all --json
     """
+    from duomem._browse_memories import copies_of
     from duomem.curate import kept
 
     with open_bank(where, seed) as opened:
-        found = [each for each in kept(opened.bank) if all_ or each.status == "live"]
-        data = {"memories": [_told(each, opened.uses) for each in found], "split": opened.uses.split}
-        terminal.result(data, _table(found, opened.uses, arm))
+        everything = kept(opened.bank)
+        copies = copies_of(everything)
+        found = [each for each in everything if all_ or each.status == "live"]
+        if order:
+            found.sort(key=lambda each: -shown.count(order, opened.uses.of(each.memory.id, arm), copies[each.memory.id]))
+        told = [shown.told(each, opened.uses) | {"copies": copies[each.memory.id]} for each in found]
+        data = {"memories": told, "split": opened.uses.split}
+        terminal.result(data, shown.listed(found, opened.uses, arm, copies))
 
 
 def show(where: Where, id_: Id, seed: Seed = None, json_: Json = False, debug: Debug = False) -> None:
-    """Show one memory in full: its text, where it came from, every edit, and what it was good for.
+    """Show one memory in full: its text, where it came from, every edit, what it was good for, and the live ones nearest to it.
 
     Example:
 
       duomem memories show runs/mine 3f9a
     """
+    from duomem._browse_memories import nearest
     from duomem.curate import find
 
     with open_bank(where, seed) as opened:
         memory = find(opened.bank, id_)
-        terminal.result(_told(memory, opened.uses), _page(memory, opened.uses))
+        near = nearest(opened.bank.view(), memory.memory)
+        told = shown.told(memory, opened.uses) | {"near": [asdict(each) for each in near]}
+        terminal.result(told, "\n".join([shown.page(memory, opened.uses), *shown.near(near)]))
 
 
 def search(
@@ -160,8 +171,8 @@ def search(
         if how not in ("dense", "bm25", "hybrid"):
             raise UsageError(f"--retrieval {how}: there are dense, bm25 and hybrid.")
         hits = opened.bank.view(retrieval=how).search(query, k)  # type: ignore[arg-type]
-        data = [{"id": hit.memory.id, "score": round(hit.score, 4), **_plain(hit.memory)} for hit in hits]
-        lines = [f"{hit.score:.3f}  {hit.memory.id}  {hit.memory.key}" for hit in hits]
+        data = [{"id": hit.memory.id, "score": round(hit.score, 4), **shown.data(hit.memory)} for hit in hits]
+        lines = [f"{hit.score:.3f}  {hit.memory.id}  {line(hit.memory.key)}" for hit in hits]
         terminal.result({"retrieval": how, "hits": data}, "\n".join(lines) or "Nothing was found.")
 
 
@@ -236,62 +247,3 @@ def _change(what: str, done: str, where: Path, id_: str, reason: str, seed: int 
         opened.record()
         version = opened.bank.version
     terminal.result({"id": memory.memory.id, "done": what, "version": version}, f"{memory.memory.id} {done}.")
-
-
-# ------------------------------------------------------------------------------------------------------ as data and in words
-
-
-def _plain(memory: Any) -> dict[str, str]:
-    return {"kind": memory.kind, "key": memory.key, "text": memory.text}
-
-
-def _told(each: Kept, uses: Uses) -> dict[str, Any]:
-    """A memory as plain data, with its provenance, its edits and its counts by arm."""
-    memory = each.memory
-    return {
-        "id": memory.id,
-        "status": each.status,
-        **_plain(memory),
-        "sources": [asdict(source) for source in each.sources],
-        "edits": [asdict(entry) for entry in each.edits],
-        "uses": {arm: asdict(counts[memory.id]) for arm, counts in (uses.arms or {}).items() if memory.id in counts},
-    }
-
-
-def _table(found: Sequence[Kept], uses: Uses, arm: str) -> str:
-    counted = bool(uses.arms and arm in uses.arms)
-    head = f"{'id':<16}  {'status':<11}  {'kind':<10}" + (
-        f"  {'hits':>4} {'won':>4} {'help':>4} {'harm':>4}" if counted else ""
-    )
-    lines = [head + "  key"]
-    for each in found:
-        use = uses.of(each.memory.id, arm)
-        counts = f"  {use.hits:>4} {use.won:>4} {use.helped:>4} {use.harmed:>4}" if counted else ""
-        key = " ".join(each.memory.key.split())
-        lines.append(f"{each.memory.id:<16}  {each.status:<11}  {each.memory.kind:<10}{counts}  {key[:80]}")
-    live = sum(each.status == "live" for each in found)
-    said = f"counts: arm {arm} on {uses.split}" if counted else "no counts: nothing with memories has been evaluated"
-    return "\n".join([*lines, f"{live} live, {len(found)} listed; {said}."])
-
-
-def _page(each: Kept, uses: Uses) -> str:
-    memory = each.memory
-    lines = [f"{memory.id}  {each.status}  {memory.kind}", f"key: {memory.key}", "", memory.text, ""]
-    lines += [line for source in each.sources for line in _source(source)]
-    for entry in each.edits:
-        when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        lines.append(f"edit: version {entry.version}, {when}: {entry.op}: {entry.reason}")
-    for arm, counts in (uses.arms or {}).items():
-        use = counts.get(memory.id)
-        if use:
-            lines.append(
-                f"used: arm {arm} on {uses.split}: shown in {use.hits}, won {use.won}; of {use.compared} with a control, "
-                f"helped {use.helped}, harmed {use.harmed}"
-            )
-    return "\n".join(lines)
-
-
-def _source(source: Provenance) -> list[str]:
-    parts = [f"teacher {source.teacher or 'unknown'}", f"written by {source.written_by}"]
-    parts += [f"{name} {value}" for name, value in (("prompt", source.prompt), ("licence", source.licence)) if value]
-    return [f"source: {source.task_id}, attempt {source.attempt}: {', '.join(parts)}", f"  trajectory {source.trajectory}"]
