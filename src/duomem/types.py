@@ -83,7 +83,8 @@ class Message:
 class Sampling:
     """How a model samples. Temperature 0 is greedy. `max_tokens` bounds the completion.
 
-    `grammar` is GBNF that the answer is held to, for models that say they can (`CONSTRAINS`); empty: nothing.
+    `grammar` is GBNF that the answer is held to, for models that say they can (`CONSTRAINS`); empty: nothing. `logprob` asks how
+    sure the model was (`Reply.logprob`).
     """
 
     temperature: float = 0.0
@@ -91,6 +92,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     grammar: str = ""
+    logprob: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,9 @@ class Reply:
     finish: Literal["stop", "length", "tool_calls"] = "stop"
     usage: Usage = Usage()
     seconds: float = 0.0
+    logprob: float | None = None
+    """Natural logarithm of the answer's probability: the sum over its tokens, without the one that ends it. None unless
+    `Sampling.logprob` asked for it and the model can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,24 @@ import warnings
 
 import typer
 
-from duomem.cli import bundle, compare, engine, episodes, logs, memories, merge, price, record, serve, show, sweep, tools, ui, verbs
+from duomem.cli import (
+    bundle,
+    cascade,
+    compare,
+    engine,
+    episodes,
+    logs,
+    memories,
+    merge,
+    price,
+    record,
+    serve,
+    show,
+    sweep,
+    tools,
+    ui,
+    verbs,
+)
 from duomem.cli.console import INTERRUPTED, failed, interrupted
 from duomem.errors import DuomemError, InfraError
 
@@ -51,6 +68,7 @@ memories.add_to(app)
 bundle.add_to(app)
 serve.add_to(app)
 merge.add_to(app)
+cascade.add_to(app)
 ui.add_to(app)
 
 

@@ -48,6 +48,8 @@ class Job:
     cached: int = 0
     slot: Slot | None = None
     random: torch.Generator | None = None
+    logprob: float | None = None
+    """Of the answer so far (`Reply.logprob`)."""
     error: Exception | None = None
     follows: dict[tuple[int, ...], int] = field(default_factory=dict)
     """Where in prompt and answer the token after the latest occurrence of each `GRAM` tokens stands."""
@@ -189,7 +191,7 @@ class Scheduler:
         for job, new, guess in rows:
             _slot(job).tokens.extend(new)
             if len(_slot(job).tokens) == len(job.prompt) + len(job.tokens):
-                self._take(job, greedy[at] if job.random is None else _sample(logits[at], job), guess, greedy[at + 1 :])
+                self._take(job, logits[at : at + len(guess) + 1], guess, greedy[at : at + len(guess) + 1])
             at += len(guess) + 1
 
     def _guess(self, job: Job) -> list[int]:
@@ -200,26 +202,29 @@ class Scheduler:
         space = self._network.cache.shape[1] - len(job.prompt) - len(job.tokens)
         return job.guess(min(self._lookup, left, space))
 
-    def _take(self, job: Job, token: int, guess: Sequence[int], greedy: Sequence[int]) -> None:
-        """Add the token, then the guessed ones as long as each is what the model says."""
-        self._grow(job, token)
-        for guessed, following in zip(guess, greedy, strict=False):
+    def _take(self, job: Job, logits: torch.Tensor, guess: Sequence[int], greedy: Sequence[int]) -> None:
+        """Add the next token, then the guessed ones as long as each is what the model says; a row of logits for each."""
+        token = greedy[0] if job.random is None else _sample(logits[0], job)
+        self._grow(job, token, logits[0])
+        for guessed, following, row in zip(guess, greedy[1:], logits[1:], strict=True):
             if guessed != token or job.ready.is_set():
                 return
             _slot(job).tokens.append(guessed)
             token = following
-            self._grow(job, token)
+            self._grow(job, token, row)
 
     def _rest(self, job: Job) -> list[int]:
         """Tokens of prompt and answer that the slot does not hold yet."""
         known = len(_slot(job).tokens)
         return job.prompt[known:] if known < len(job.prompt) else job.tokens[known - len(job.prompt) :]
 
-    def _grow(self, job: Job, token: int) -> None:
-        """Add a token to an answer and end it where it ends."""
+    def _grow(self, job: Job, token: int, logits: torch.Tensor) -> None:
+        """Add a token, drawn from these logits [vocabulary], to an answer and end it where it ends."""
         if token in self._ends:
             return self._finish(job, "stop", self._decode(job.tokens))
         job.tokens.append(token)
+        if job.sampling.logprob:
+            job.logprob = (job.logprob or 0.0) + float(torch.log_softmax(logits.float(), dim=-1)[token])
         if job.sampling.stop:
             text = self._decode(job.tokens)
             at = min((text.find(stop) for stop in job.sampling.stop if stop in text), default=-1)

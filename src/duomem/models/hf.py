@@ -70,7 +70,8 @@ class HfModel(Local):
         done = self._scheduler.run(ids, sampling)
         said = self._said(done, messages, offered)
         usage = Usage(len(ids), done.cached, len(done.tokens))
-        return Reply(said, "tool_calls" if said.tool_calls else done.finish, usage, time.perf_counter() - started)
+        finish = "tool_calls" if said.tool_calls else done.finish
+        return Reply(said, finish, usage, time.perf_counter() - started, done.logprob)
 
     def _said(self, done: Job, messages: Sequence[Message], offered: tuple[Tool, ...]) -> Message:
         text = done.text

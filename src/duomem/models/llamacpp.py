@@ -127,7 +127,9 @@ class LlamaCpp(Local):
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
         counts = Usage(len(ids), cached, usage["completion_tokens"])
         finish: Finish = "tool_calls" if said.tool_calls else "stop" if whole else "length"
-        return Reply(said, finish, counts, time.perf_counter() - started)
+        weighed = (choice.get("logprobs") or {}).get("content")
+        logprob = sum(float(token["logprob"]) for token in weighed) if weighed else None
+        return Reply(said, finish, counts, time.perf_counter() - started, logprob)
 
     @cached_property
     def _marks(self) -> tuple[str, ...]:
@@ -150,6 +152,7 @@ class LlamaCpp(Local):
             "cache_prompt": not taken.fresh,
             "preserved_tokens": list(self._marks) if offered else [],
             **self._grammar(sampling, offered),
+            **({"logprobs": 1} if sampling.logprob else {}),
             **PLAIN_SAMPLING,
         }
         done: dict[str, Any] = server.handle_completions(request)

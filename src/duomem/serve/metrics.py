@@ -40,6 +40,8 @@ class Metrics:
         self.reloads = Counter("duomem_reloads", "Students loaded while the server ran, by result.", ["result"], registry=made)
         self.outcomes = Counter("duomem_outcomes", "Outcomes that were reported.", ["outcome"], registry=made)
         self.learned = Counter("duomem_memories_learned", "Memories written from verified successes.", registry=made)
+        self.answers = Counter("duomem_answers", "Answers with a teacher behind, by giver.", ["by", "why"], registry=made)
+        self.shadow = Counter("duomem_shadow", "Replies of student and teacher compared.", ["result"], registry=made)
         self._student = Gauge("duomem_student", "1 for the student that answers.", ["name", "revision"], registry=made)
 
     def serves(self, name: str, revision: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from duomem.errors import DuomemError, UsageError
 from duomem.registry import component
 from duomem.serve.app import Setup, application
+from duomem.serve.cascade import Behind
 from duomem.serve.desk import Desk
 from duomem.serve.learn import Learner
 from duomem.serve.metrics import Metrics
@@ -32,7 +33,15 @@ class Stand:
     """A server but for its socket. Use it as a context manager."""
 
     def __init__(
-        self, path: Path, choice: Choice, setup: Setup, state: Path | None = None, *, learn: bool = False, licence: str = ""
+        self,
+        path: Path,
+        choice: Choice,
+        setup: Setup,
+        state: Path | None = None,
+        *,
+        learn: bool = False,
+        licence: str = "",
+        behind: Behind | None = None,
     ) -> None:
         """Raises `UsageError` for `learn` without a place to keep memories, without memories, or without an admin key."""
         if learn and (state is None or not setup.keys.admin):
@@ -40,7 +49,7 @@ class Stand:
                 "Learning needs --state DIR, and an admin key in DUOMEM_SERVE_ADMIN_KEY for whoever reports outcomes."
             )
         self._path, self._choice, self._state = path, choice, state
-        self._learn, self._licence = learn, licence
+        self._learn, self._licence, self._behind = learn, licence, behind
         self.metrics = Metrics()
         self.outcomes = Outcomes(self._ended)
         self.setup = replace(setup, reload=self.load, routes=(*setup.routes, route(self.outcomes)))
@@ -70,8 +79,8 @@ class Stand:
         return self.student.revision
 
     def answerer(self, student: Student, engine: ProcessEngine) -> Answerer:
-        """Who answers for a student: its own engine."""
-        return Alone(engine)
+        """Who answers for a student: its own engine, or that with a teacher behind it."""
+        return self._behind.answerer(student, engine, self.metrics) if self._behind else Alone(engine)
 
     def _service(self) -> Service:
         with ExitStack() as opened:
