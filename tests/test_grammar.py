@@ -59,7 +59,7 @@ def test_only_legal_actions_are_said(model: llamacpp.LlamaCpp) -> None:
         assert (call and call.command in legal) or reply.finish == "length"
     found = {reply.message.text for reply in draws(model, _grammar.of_actions("{command}", legal), 12)}
     assert found <= set(legal)
-    assert len(found) > 3
+    assert len(found) > 1
 
 
 def test_commands_have_the_environment_s_forms(model: llamacpp.LlamaCpp) -> None:
