@@ -125,6 +125,30 @@ def test_the_teacher_plays_once_and_a_second_call_plays_nothing(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "out/made").iterdir()) == made
 
 
+def test_a_finished_run_gives_its_log_and_its_adapter(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(CONFIG)
+    run = open_run(tmp_path / "run", tmp_path / "base.toml")
+    for verb in (pipeline.collect, pipeline.remember, pipeline.tune):
+        verb(run)
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    stages: set[str] = set()
+    talk = Talk(lambda stage, done, total, note: stages.add(stage))
+    cells = ("both", "three runs")
+    plan = sweep.read(tmp_path / "out", tmp_path / "sweep.toml", ["evaluate.seed=1"], ("both",), tmp_path / "run")
+    sweep.run(plan, talk)
+    assert not any("tune" in stage or "collect" in stage for stage in stages)
+    other = sweep.read(tmp_path / "out", tmp_path / "sweep.toml", ["tuning.needed=1"], cells, tmp_path / "run")
+    sweep.run(other, talk)
+    assert {stage.partition(" ")[0] for stage in stages if "tune" in stage} == {"both", "three"}  # not made from the same
+    assert {stage.partition("collect")[0] for stage in stages if "collect" in stage} == {
+        "log seed1 "
+    }  # the run has seed 0 alone
+    with pytest.raises(UsageError, match="no teacher's episodes"):
+        sweep.run(
+            sweep.read(tmp_path / "new", tmp_path / "sweep.toml", given=open_run(tmp_path / "x", tmp_path / "base.toml").root)
+        )
+
+
 def test_fewer_runs_are_part_of_more(tmp_path: Path) -> None:
     more = "".join(f'[[cells]]\nname = "runs {n}"\narm = "memory"\nruns = {n}\n' for n in (2, 5))
     sweep.run(sheet(tmp_path, more, cells=("runs 2", "runs 5")))

@@ -16,15 +16,14 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from duomem import config, grid, parts, pipeline, rundir, sweep_table
+from duomem import config, grid, parts, pipeline, rundir, sweep_log, sweep_table
 from duomem.config import Settings, Table
-from duomem.each import copy_database, share
+from duomem.each import share
 from duomem.errors import BudgetSpent, ConfigError, DuomemError, Incomplete, StoreError, UsageError
-from duomem.journal import Journal
 from duomem.rundir import RunFolder
 from duomem.scores import ARMS, Results
 from duomem.talk import SILENT, Done, Talk
-from duomem.types import digest, run_hash
+from duomem.types import digest
 
 
 class GameSet(Table):
@@ -94,6 +93,8 @@ class Sheet:
     """The cells to run; of the others what there is already stands in the tables."""
     overrides: tuple[str, ...] = ()
     """Changes for every cell, from the command line."""
+    given: Path | None = None
+    """A finished run whose episodes are the log, and whose adapters are taken where they would be made alike."""
 
     def settings(self, cell: Cell | None = None, *, played: bool = False) -> Settings:
         """The config of a cell, or of the log."""
@@ -121,10 +122,13 @@ class Sheet:
     @property
     def command(self) -> str:
         sets = [f"--set {shlex.quote(change)}" for change in self.overrides]
-        return " ".join(["duomem sweep", shlex.quote(str(self.root)), str(self.source), *sets])
+        log = [f"--log {shlex.quote(str(self.given))}"] if self.given else []
+        return " ".join(["duomem sweep", shlex.quote(str(self.root)), str(self.source), *log, *sets])
 
 
-def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequence[str] = ()) -> Sheet:
+def read(
+    root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequence[str] = (), given: Path | None = None
+) -> Sheet:
     """A sweep file, with further changes for every cell; `cells` names cells or groups to run (none: all); `ConfigError`."""
     try:
         sweep = Sweep.model_validate(config.read(source))
@@ -141,7 +145,7 @@ def read(root: Path, source: Path, overrides: Sequence[str] = (), cells: Sequenc
     for cell in sweep.cells:
         _check(cell, sweep, source)
     chosen = tuple(cell for cell in sweep.cells if not cells or cell.name in cells or cell.group in cells)
-    sheet = Sheet(sweep, config.read(source.parent / sweep.config), root, source, chosen, tuple(overrides))
+    sheet = Sheet(sweep, config.read(source.parent / sweep.config), root, source, chosen, tuple(overrides), given)
     for cell in chosen:
         sheet.settings(cell, played=True)
     return sheet
@@ -172,6 +176,8 @@ def listing(sheet: Sheet) -> Done:
 def run(sheet: Sheet, talk: Talk = SILENT) -> Done:
     """Run the cells. Raises `Incomplete` at the end where one could not be run; the tables say why."""
     sheet.log.write_config()
+    if sheet.given:
+        sweep_log.take_over(sheet.given, sheet.log)
     pipeline.collect(sheet.log, talk.under("log"))
     book = sweep_table.Book(sheet.root, sheet.source.name, sheet.command)
     todo = [(cell, name) for name in sheet.sweep.tests for cell in sheet.sweep.cells if name in sheet.tests(cell)]
@@ -247,12 +253,14 @@ def _made(sheet: Sheet, cell: Cell, seed: int, talk: Talk) -> RunFolder:
         settings = settings.model_copy(update={"tuning": None})
     log = next(found for found in sheet.log.seeds() if found.settings.run.seed == seed)
     remembered = _folder(sheet, cell, log, settings.model_copy(update={"tuning": None}))
-    _cut(log, remembered, cell.runs)
+    sweep_log.cut(log, remembered, cell.runs)
     pipeline.remember(remembered, talk)
     made = remembered
     if settings.tuning is not None:
         made = _folder(sheet, cell, log, settings)
         share(remembered, made)
+        if sheet.given and not cell.maker:
+            sweep_log.adapter_of(sheet.given, made)
         if cell.maker == "bettertogether":
             from duomem.bettertogether import better_together
 
@@ -271,28 +279,6 @@ def _folder(sheet: Sheet, cell: Cell, log: RunFolder, settings: Settings) -> Run
     maker = cell.maker if settings.tuning is not None else ""
     name = rundir.key(plain, parts.base_hash(settings), log.result("collect")["content_hash"], cell.runs, maker)
     return RunFolder(sheet.root / "made" / f"{name}-seed{settings.run.seed}", settings, sheet.log.root)
-
-
-def _cut(log: RunFolder, target: RunFolder, runs: int) -> None:
-    """The log, or a part of it, as the target's collection."""
-    collected = log.result("collect")
-    inputs = rundir.key(collected["content_hash"], runs)
-    if target.done("collect", inputs) and target.journal.is_file():
-        return
-    target.write_config()
-    if runs:
-        seed = log.settings.run.seed
-        chosen = set(sorted(collected["tasks"], key=lambda task: digest([seed, task]))[:runs])
-        with Journal.open(log.journal, readonly=True) as journal:
-            found = [each for each in journal.trajectories(collected["phase"]) if each.task.id in chosen]
-        collected |= {
-            "tasks": sorted(chosen),
-            "episodes": len(found),
-            "won": sum(each.won for each in found),
-            "content_hash": run_hash(found),
-        }
-    copy_database(log.journal, target.journal)
-    target.record("collect", inputs, collected)
 
 
 def _on(run: RunFolder, games: GameSet, arm: str) -> RunFolder:

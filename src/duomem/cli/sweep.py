@@ -22,6 +22,9 @@ def sweep(
     root: Annotated[Path, typer.Argument(help="The folder of the sweep. It is made the first time.", metavar="FOLDER")],
     file: Annotated[Path, typer.Argument(help="The sweep file: a config, tests, cells (configs/sweeps/).", metavar="FILE")],
     cells: Annotated[str, typer.Option(help="Only these cells or groups of cells, separated by commas.")] = "",
+    log: Annotated[
+        Path | None, typer.Option(help="A finished run whose episodes are the log, in place of a collection.", metavar="RUN")
+    ] = None,
     sets: Sets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and stop.")] = False,
     json_: Json = False,
@@ -37,12 +40,14 @@ def sweep(
       duomem sweep runs/peers configs/sweeps/peers.toml
 
       duomem sweep runs/peers configs/sweeps/peers.toml --cells both,adapter --set teacher.tasks=40
+
+      duomem sweep runs/claim configs/sweeps/claim.toml --log runs/alfworld-pocket
     """
     from duomem import sweep as work
     from duomem.talk import Talk
 
     chosen = [name.strip() for name in cells.split(",") if name.strip()]
-    sheet = work.read(root, file, sets or (), chosen)
+    sheet = work.read(root, file, sets or (), chosen, log)
     if dry_run:
         done = work.listing(sheet)
     else:
