@@ -1,4 +1,4 @@
-"""ALFWorld by our fast engine for verifiers (0.4 and later): `eval duomem-games --env.taskset.data-root DIR`.
+"""ALFWorld by our fast engine for verifiers (0.4 and later): `vf-eval duomem-games --env.taskset.data-root DIR`.
 
 In: the config of a taskset: a data root in ALFWorld's layout (or another text environment and its options), a split. Out:
 tasks, an environment in which the engine plays the user, reward 1 for a game that the environment says is won, and a harness
