@@ -32,6 +32,7 @@ from duomem.cli import (
     verbs,
 )
 from duomem.cli.console import INTERRUPTED, failed, interrupted
+from duomem.cli.options import whole_examples
 from duomem.errors import DuomemError, InfraError
 
 HELP = """Make a small local model do a large agent's job.
@@ -70,6 +71,7 @@ serve.add_to(app)
 merge.add_to(app)
 cascade.add_to(app)
 ui.add_to(app)
+whole_examples(app)
 
 
 def main() -> None:

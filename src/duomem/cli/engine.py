@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def engine(
-    path: Annotated[str, typer.Argument(help="The base: pocket, a folder, or a hub name.", metavar="[BASE]")] = "pocket",
+    path: Annotated[str, typer.Argument(help="The base: pocket, a folder, or a hub name.", metavar="BASE")] = "pocket",
     adapter: Annotated[str, typer.Option(help="A LoRA adapter that `duomem tune` wrote for it.", metavar="DIR")] = "",
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0: a free one.", min=0, max=65535)] = 8080,
     slots: Annotated[int, typer.Option(help="Requests served at once.", min=1)] = 4,

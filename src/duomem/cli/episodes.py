@@ -49,7 +49,7 @@ Arm = Annotated[
 
 
 def runs(
-    root: Annotated[Path, typer.Argument(help="A folder of run folders, or one run.", metavar="[DIR]")] = Path("runs"),
+    root: Annotated[Path, typer.Argument(help="A folder of run folders, or one run.", metavar="DIR")] = Path("runs"),
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -89,7 +89,7 @@ def _run_line(row: RunRow) -> list[object]:
 
 def episodes(
     run: Annotated[Path, typer.Argument(help="The run folder.", metavar="RUN")],
-    episode: Annotated[str, typer.Argument(help="One recorded episode of your own agent, in full.", metavar="[EPISODE]")] = "",
+    episode: Annotated[str, typer.Argument(help="One recorded episode of your own agent, in full.", metavar="EPISODE")] = "",
     recorded: Annotated[bool, typer.Option("--recorded", help="What `duomem record` has kept of your own agent.")] = False,
     arm: Arm = "",
     kind: Annotated[str, typer.Option("--type", help="A task type.", metavar="TYPE")] = "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +35,16 @@ MaxCost = Annotated[
     float | None, typer.Option(help="Stop before a call that might take the run past it (price.max_cost).", metavar="MONEY")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="The same for tokens of paid models (price.max_tokens).", metavar="TOKENS")]
+
+
+def whole_examples(app: typer.Typer) -> None:
+    """Keep each example of the help pages on one line, to be copied, however narrow the terminal is."""
+    for command in app.registered_commands:
+        words = inspect.getdoc(command.callback) or ""
+        command.help = re.sub(r"^( +duomem )", "\b\n\\1", words, flags=re.MULTILINE)
+    for group in app.registered_groups:
+        if group.typer_instance:
+            whole_examples(group.typer_instance)
 
 
 def limits(max_cost: float | None, max_tokens: int | None) -> list[str]:

@@ -103,7 +103,7 @@ def record(
 
 def outcome(
     run: Run,
-    episode: Annotated[str, typer.Argument(help="The episode; all without an outcome with --judge.", metavar="[EPISODE]")] = "",
+    episode: Annotated[str, typer.Argument(help="The episode; all without an outcome with --judge.", metavar="EPISODE")] = "",
     won: Annotated[bool | None, typer.Option("--won/--lost", help="How it ended.")] = None,
     score: Annotated[float | None, typer.Option(help="A grade, kept beside the outcome.")] = None,
     note: Annotated[str, typer.Option(help="Words, kept beside the outcome.")] = "",

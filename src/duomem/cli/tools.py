@@ -51,7 +51,7 @@ def init(
 
 
 def list_components(
-    kind: Annotated[str, typer.Argument(help="envs, models, memory or tuning; all without it.", metavar="[KIND]")] = "",
+    kind: Annotated[str, typer.Argument(help="envs, models, memory or tuning; all without it.", metavar="KIND")] = "",
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
