@@ -5,34 +5,15 @@ In: nothing. Out: markdown with one section a command.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from duomem.cli import app, memories
 
-VERBS = (
-    "demo",
-    "distill",
-    "collect",
-    "remember",
-    "tune",
-    "evaluate",
-    "report",
-    "sweep",
-    "init",
-    "list",
-    "games",
-    "runs",
-    "episodes",
-    "show",
-    "compare",
-    "record",
-    "outcome",
-    "import",
-    "export",
-    "engine",
-    "price",
-    "memories",
-)
+VERBS = tuple(cast(Any, get_command(app)).commands)
+"""Every command, in the order in which they were added."""
 
 GROUPS = {"memories": memories.NAMES}
 """Verbs that have verbs of their own."""
