@@ -101,6 +101,12 @@ def quarantine(bank: Bank, memory: Kept, reason: str) -> None:
     bank.apply([BankEdit("retire", _why(_QUARANTINE, reason), target=_live(bank, memory, "quarantined").id)])
 
 
+def put_aside(bank: Bank, memory: Memory, reason: str) -> None:
+    """Add a memory that nobody has checked, quarantined from the start."""
+    why = " ".join(reason.split())
+    bank.apply([BankEdit("add", why, memory), BankEdit("retire", _why(_QUARANTINE, reason), target=memory.id)])
+
+
 def restore(bank: Bank, memory: Kept, reason: str) -> None:
     """Bring back a memory that was quarantined, or retired for any other reason."""
     if memory.status == "live":

@@ -20,6 +20,7 @@ from duomem.cli import (
     engine,
     episodes,
     logs,
+    mcp,
     memories,
     merge,
     price,
@@ -70,6 +71,7 @@ bundle.add_to(app)
 serve.add_to(app)
 merge.add_to(app)
 cascade.add_to(app)
+mcp.add_to(app)
 ui.add_to(app)
 whole_examples(app)
 

@@ -39,7 +39,7 @@ class Learner:
         self._base: View = student.injector.bank
         self._lock = threading.Lock()
         self._redactor = Redactor()
-        self.bank = _overlay(folder / OVERLAY, student.bank)
+        self.bank = overlay_of(folder / OVERLAY, student.bank)
 
     def injector(self) -> Injector:
         """The student's, with the memories learned so far beside its own; its version is both banks' versions."""
@@ -101,7 +101,7 @@ class Learner:
         self.bank.close()
 
 
-def _overlay(path: Path, base: Bank) -> Bank:
+def overlay_of(path: Path, base: Bank) -> Bank:
     """The overlay of a bank, made the first time. Raises `MismatchError` for one of another embedder, layout or splits."""
     wanted = base.pins
     if not path.exists():
