@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -334,7 +335,33 @@ def test_bytes_that_are_no_utf8_are_shown(run: RunFolder, tmp_path: Path) -> Non
     assert hostile.harmful(text) == []
 
 
-# ------------------------------------------------------------------------------------------------------------ completion
+# ------------------------------------------------------------------------------------------------------------ the page, help
+
+
+def test_the_commands_of_the_page_run(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/terminal.md").read_text()
+    block = re.search(r"<!-- run -->\n```sh\n(.*?)```", page, re.S)
+    assert block
+    for name in ("mine", "other"):
+        shutil.copytree(run.root, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    text = "".join(said(*shlex.split(line, comments=True)[1:]) for line in block[1].splitlines())
+    for words in (
+        "2 runs in runs",
+        "Arm against arm",
+        "1-13 of 13",
+        "1-3 of 3",
+        "First difference",
+        "+33.3 points",
+        "are the same",
+    ):
+        assert words in text, words
+
+
+def test_examples_can_be_copied_from_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    assert "  duomem episodes runs/mine --arm memory --outcome won --lost-in none\n" in said("episodes", "--help")
+    assert '  duomem memories search runs/mine "put a clean mug in the cabinet"\n' in said("memories", "search", "--help")
 
 
 @pytest.mark.parametrize(
