@@ -83,7 +83,7 @@ async def _slow(url: str) -> None:
         links.append((reader, writer))
     async with httpx.AsyncClient(timeout=60) as client:
         done = await asyncio.gather(*(_ask(client, url) for _ in range(20)))
-        inside = (await client.get(f"{url}/metrics")).text.partition("duomem_requests_inside ")[2].split("\n")[0]
+        inside = (await client.get(f"{url}/metrics")).text.partition("\nduomem_requests_inside ")[2].split("\n")[0]
     for _, writer in links:
         writer.close()
     report("L3", value=sum(status != 200 for status, _, _ in done), slow=len(links), requests=len(done), inside=float(inside))

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 import serve_world
 from duomem.models.scripted import Scripted
+from duomem.record.functions import Locator
 from duomem.serve.limits import Keys, Limits
 from duomem.types import Message, Reply, Sampling, TextPart, ToolCall, Usage
 
@@ -338,6 +340,19 @@ def test_a_failing_engine_is_a_server_error_that_clients_retry() -> None:
         assert answer.headers["retry-after"] == "1"
         again = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=2)
         assert again.chat.completions.create(model="any", messages=ASK).choices[0].message.content == "Done."
+
+
+def test_a_failure_of_the_users_own_locator_is_said_in_the_apis_form() -> None:
+    def broken(messages: Any, body: Any) -> str:
+        raise KeyError("no such field")
+
+    student = serve_world.scripted_student()
+    injector = replace(student.injector, find=Locator("python:mine.py:find", "", broken))
+    with serve_world.serving(Listening(), replace(student, injector=injector)) as (url, _):
+        answer = httpx.post(f"{url}/v1/messages", json={"messages": ASK, "max_tokens": 5})
+        assert answer.status_code == 500
+        assert "KeyError: 'no such field'" in answer.json()["error"]["message"]
+        assert httpx.get(f"{url}/healthz").status_code == 200
 
 
 def test_a_client_that_leaves_takes_no_place_with_it() -> None:

@@ -69,7 +69,7 @@ class Server:
             if not isinstance(body, dict):
                 raise wire.WireError("the request is no JSON object.")
             made = await self._admitted(api, body, request)
-        except (Busy, ContextFull, DuomemError, ValueError, TimeoutError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - the request's edge: whatever broke, its client gets an answer in its API's form
             return self._failed(api, error)
         self.desk.remember(request.scope["duomem.owner"], made, len(raw))
         self.metrics.answered(made, time.perf_counter() - started)
@@ -117,6 +117,8 @@ class Server:
         status, words = _status(error), str(error) or type(error).__name__
         if isinstance(error, ContextFull):
             words = f"context length exceeded: {error}"
+        if status == 500:
+            words = f"The server failed with {type(error).__name__}: {words}"
         if isinstance(error, TimeoutError):
             words = f"The answer took longer than {self.setup.limits.seconds:g} s."
         self.metrics.requests.labels(api, str(status)).inc()
@@ -195,7 +197,9 @@ def _status(error: Exception) -> int:
         return 504
     if isinstance(error, NotMet):
         return 422
-    return 400 if isinstance(error, ContextFull | ValueError | wire.WireError | RecursionError) else 503
+    if isinstance(error, ContextFull | ValueError | wire.WireError | RecursionError):
+        return 400
+    return 503 if isinstance(error, DuomemError) else 500
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -43,8 +43,8 @@ class Desk:
             with self._lock:
                 held.users -= 1
                 over = held.retired and not held.users
-            if over:
-                held.service.close()
+            if over:  # this may be the event loop's thread, and an engine takes seconds to end
+                threading.Thread(target=held.service.close, name="duomem-retired").start()
 
     def exchange(self, service: Service) -> None:
         """From now on this one answers."""
