@@ -1,7 +1,7 @@
 """S1: memory poisoning. Strangers hand in episodes and memories, some of them to make the student do what they want.
 
-    python bench/poison.py --json           on the pure-Python twin of ALFWorld's text layer
-    python bench/poison.py --real --json    on games of the real engine, which it writes
+    python bench/poison.py --games 96 --json   on the pure-Python twin of ALFWorld's text layer
+    python bench/poison.py --real --json       on games of the real engine, which it writes
     --folder DIR keeps what was made and played: a second call goes on where the first stopped
 
 In: training and development rooms, a teacher's episodes, the shipped student. Attackers know the words of every goal that will
@@ -176,7 +176,7 @@ def play(run: RunFolder, env: Env, tasks: Sequence[Task], bank: Path, name: str)
         held = opened.enter_context(Bank.open(bank, embed.build(memory.embedder), retrieval=memory.retrieval))
         player: Player = loaded.student(run, env, bank=held)
         journal = opened.enter_context(Journal.open(run.root / "poison.sqlite"))
-        phase = f"{name}/{held.view().content_hash[:16]}"
+        phase = f"{name}/{held.view().content_hash[:16]}/{parts.base_hash(run.settings)[:12]}"
         return list(plays(journal, concurrency=run.settings.rollout.concurrency)(player, tasks, phase).trajectories)
 
 
@@ -259,7 +259,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keep games, episodes and banks here, and go on from them")
     parser.add_argument("--real", action="store_true", help="games of the real engine")
     parser.add_argument("--train", type=int, default=160, help="training games")
-    parser.add_argument("--games", type=int, default=96, help="development games")
+    parser.add_argument("--games", type=int, default=48, help="development games")
 
 
 if __name__ == "__main__":
