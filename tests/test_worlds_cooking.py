@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,25 @@ from duomem.rundir import open_run
 from duomem.types import Message, Sampling, StopReason, ToolCall
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("textworld") is None, reason="textworld is not installed")
+ROOT = Path(__file__).resolve().parents[1]
 LAYOUT = prompts.load_layout("pocket")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three kitchens to train on and one of each other split."""
+    """What the page's commands write: three kitchens to train on, two small houses as tests. And a kitchen of dev."""
+    from typer.testing import CliRunner
+
+    from duomem.cli import app
+
     folder = tmp_path_factory.mktemp("kitchens")
-    for split, n in (("train", 3), ("dev", 1), ("test", 1)):
-        cooking.write_games(cooking.Config(), folder, split, n, 5)
+    lines = re.findall(r"^duomem games (kitchen .*)$", (ROOT / "docs/environments.md").read_text(), re.M)
+    assert len(lines) == 2
+    for line in lines:
+        words = ["games", str(folder), *shlex.split(line)[1:]]
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    cooking.write_games(cooking.Config(), folder, "dev", 1, 5)
     return folder
 
 
@@ -70,7 +82,7 @@ def test_the_same_seed_gives_the_same_games_and_a_cut_writing_goes_on(
         file.unlink()
     kept = (folder / "0000.z8").stat().st_mtime_ns
     told: list[tuple[int, int]] = []
-    cooking.write_games(cooking.Config(), tmp_path, "train", 3, 5, progress=lambda done, n: told.append((done, n)))
+    cooking.write_games(cooking.Config(), tmp_path, "train", 3, 1, progress=lambda done, n: told.append((done, n)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert (folder / "0000.z8").stat().st_mtime_ns == kept, "what lies there is not made again"
     assert kitchens(tmp_path).tasks("train") == kitchens(root).tasks("train")
