@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from corridor import Corridor, walker
 from duomem import safetext
+from duomem.agent import Player
 from duomem.cli.console import Terminal, safe
+from duomem.journal import Journal
+from duomem.models.scripted import Scripted
+from duomem.prompts import load_layout
+from duomem.types import Message, StopReason
 
 VISIBLE = {0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
 """Format characters that are signs one can see: Arabic, Syriac and Kaithi numbers and abbreviations."""
@@ -92,3 +100,20 @@ def test_results_notes_and_errors_pass_through_it(capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert said.out.isascii()
     assert said.out.rstrip("\n").isprintable()
+
+
+def test_broken_text_of_an_environment_or_a_model_spoils_no_journal(tmp_path: Path) -> None:
+    """Half a surrogate pair cannot be written: it once made every later commit of the run fail."""
+    corridor = Corridor(n=2, drift=" \udc80\ud83d")
+
+    def says(messages: Sequence[Message]) -> str:
+        return "\udcff" + walker([Message.of("user", messages[-1].text.partition(" \ufffd")[0])])
+
+    with Journal.open(tmp_path / "journal.sqlite") as journal:
+        player = Player(corridor, Scripted(says), load_layout("default"))
+        for task in corridor.tasks("train"):
+            player.play(task, journal=journal, phase="collect")
+        kept = list(journal.trajectories("collect"))
+    assert [each.stop for each in kept] == [StopReason.WON] * 2
+    assert all("\ufffd\ufffd" in each.scene for each in kept)
+    assert all("\ufffd" in turn.reply.message.text for each in kept for turn in each.turns)

@@ -19,6 +19,7 @@ from typing import Any
 from duomem._browse_types import Part
 from duomem.errors import DataError, StoreError
 from duomem.journal import Journal
+from duomem.safetext import whole as whole
 from duomem.types import StopReason
 
 if sys.platform != "win32":
@@ -107,11 +108,6 @@ def written_now(path: Path) -> bool:
     except OSError:
         return False
     return bool(answer[3 if sys.platform == "darwin" else 0] != fcntl.F_UNLCK)
-
-
-def whole(text: str) -> str:
-    """Text that can be written as UTF-8: halves of surrogate pairs, as JSON may hold them, become U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def decoded(text: str | None, what: str) -> Any:

@@ -18,6 +18,7 @@ from duomem.envs import ACT, Episode
 from duomem.errors import LeakError
 from duomem.journal import Journal, Recorded
 from duomem.models import ContextFull
+from duomem.safetext import whole
 from duomem.types import (
     EpisodeView,
     Memory,
@@ -53,6 +54,19 @@ class Gate(Protocol):
 def episode_seed(seed: int, task_id: str, attempt: int) -> int:
     """The sampling seed of an episode: 31 bits of sha256 of the run's seed, the task and the attempt."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{task_id}\n{attempt}".encode()).digest()[:4]) >> 1
+
+
+def _seen(given: Observation) -> Observation:
+    """What an environment says, as text that a journal and a tokenizer can hold."""
+    return replace(given, text=whole(given.text), goal=whole(given.goal))
+
+
+def _said(given: Reply) -> Reply:
+    """The same of a model's reply."""
+    message = given.message
+    parts = tuple(replace(part, text=whole(part.text)) for part in message.parts)
+    calls = tuple(replace(call, name=whole(call.name), arguments=whole(call.arguments)) for call in message.tool_calls)
+    return replace(given, message=replace(message, parts=parts, tool_calls=calls, reasoning=whole(message.reasoning)))
 
 
 class _Diverged(Exception):
@@ -101,7 +115,7 @@ class Running:
         episode = self.player.env.open(self.task)
         try:
             self.tools = tuple(tool for tool in episode.tools() if tool != ACT)
-            self._start(episode.observe(), fresh)
+            self._start(_seen(episode.observe()), fresh)
             return self._loop(episode)
         finally:
             episode.close()
@@ -138,7 +152,7 @@ class Running:
                     return halt
                 asked = time.monotonic()
                 try:
-                    reply = self.player.model.reply(self.messages, episode.tools(), self._held())
+                    reply = _said(self.player.model.reply(self.messages, episode.tools(), self._held()))
                 except ContextFull:
                     return StopReason.CONTEXT
                 if reply.seconds:
@@ -172,7 +186,7 @@ class Running:
         if recorded is None and self.journal and self.id is not None:
             self.journal.record_reply(self.id, index, reply, call, repaired=repaired)
         # A reply without a command changes nothing: what was legal still is.
-        seen = episode.step(call) if call else Observation(NOTHING, valid=False, admissible=self.seen.admissible)
+        seen = _seen(episode.step(call)) if call else Observation(NOTHING, valid=False, admissible=self.seen.admissible)
         self.seen = seen
         turn = Turn(reply, call, seen.text, seen.valid, repaired)
         self.turns.append(turn)

@@ -49,6 +49,11 @@ def line(text: str, limit: int = 200) -> str:
     return _shown(words if whole else words[: max(0, limit - 3)] + "...")
 
 
+def whole(text: str) -> str:
+    """Text that can be written as UTF-8: halves of surrogate pairs, as broken bytes or JSON leave them, become U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _shown(text: str, left: int = 0) -> str:
     safe = _UNSAFE.sub(_stand_in, text)
     return safe if left <= 0 else f"{safe} [... {left:,} more characters]"
