@@ -2,8 +2,8 @@
 
 In: nothing; the shipped student in llama.cpp on games of the household twin (a test holds the twin to the real engine).
 Out: JSON lines. P8: prefilled memory tokens of 100 tasks, memories ordered by score / by id. P9: forwards an action, free /
-held to legal actions and guessed ahead. P12: seconds an answer, base and adapter as served / base. P17: points of success that 8
-bits cost, the lower end of the paired interval. device-size: MB of the extra "device" with all it needs; device-rss: MB of a
+held to legal actions and guessed ahead. P12: seconds an answer, base and adapter as served / base. P17: points of success that
+8 bits cost, the lower end of the paired interval. device-size: MB of the extra "device" with all it needs; device-rss: MB of a
 process with the student loaded. `--only P9` for one of them.
 """
 

@@ -167,7 +167,10 @@ def test_other_tools_read_the_parts_as_they_lie(run: RunFolder, tmp_path: Path) 
 
 def test_a_merged_gguf_stands_alone(run: RunFolder, tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="the extra 'llamacpp' is not installed")
-    made = write_bundle(run, tmp_path / "my", Options(arm="adapter", gguf="merged", weights="q8_0", parity=1))
+    made = write_bundle(run, tmp_path / "my", Options(arm="adapter", gguf="merged", weights="q8_0", parity=1, games=0))
+    assert made.rescored
+    assert (made.rescored.weights, made.rescored.games) == ("q8_0", 0)
+    assert made.rescored.replies > 0
     assert [(each.kind, each.weights) for each in made.gguf] == [("merged", "q8_0")]
     with open_bundle(tmp_path / "my", allow_unsigned=True) as opened:
         options = opened.options_for("llamacpp")

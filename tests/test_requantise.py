@@ -107,7 +107,7 @@ def test_a_loss_stops_the_bundle_with_a_message(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DataError, match=r"may lose more than 3 points: q4_0.*75\.0% of 300 dev games.*--weights q8_0"):
         requantise.require(None, "adapter", {})  # type: ignore[arg-type]
     monkeypatch.setattr(requantise, "rescore", lambda *_, **__: Rescored("q4_0", SAME))
-    with pytest.raises(UsageError, match=r"no environment to play.*--weights f32"):
+    with pytest.raises(UsageError, match=r"no evaluated games.*--weights f32"):
         requantise.require(None, "adapter", {})  # type: ignore[arg-type]
     fine = Rescored("f32", Parity(4, 4, 9, 9))
     monkeypatch.setattr(requantise, "rescore", lambda *_, **__: fine)

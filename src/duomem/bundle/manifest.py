@@ -200,6 +200,23 @@ class Parity(Part):
     """Which recorded episodes."""
 
 
+class Rescored(Part):
+    """What became of the student in the GGUF file, against the one that was measured."""
+
+    weights: str
+    replies: int
+    """Recorded replies that were asked for again."""
+    equal: int
+    """Those that came back word for word."""
+    games: int = 0
+    """Games that both played; 0 where the same words made that needless."""
+    change: float = 0.0
+    """Success less that of the measured one, as a fraction."""
+    low: float = 0.0
+    """Lower end of its paired 95% interval."""
+    split: str = ""
+
+
 class Manifest(Part):
     """manifest.json."""
 
@@ -228,6 +245,8 @@ class Manifest(Part):
     """`duomem.weights.adapter_hash` of adapter/; empty where there is none."""
     gguf: tuple[Gguf, ...] = ()
     memory: Memories | None = None
+    rescored: Rescored | None = None
+    """None where no GGUF file is in the bundle, or there was nothing to compare it with."""
     parity: Parity | None = None
     """None only in a bundle that was written with `--parity 0`."""
     members: tuple[Member, ...]

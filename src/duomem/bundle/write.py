@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from duomem import __version__, parts
+from duomem._chat_options import SHARED
 from duomem.bundle import archive, keys
 from duomem.bundle.card import card
 from duomem.bundle.check import sha256
@@ -31,6 +32,7 @@ from duomem.bundle.manifest import (
     SIGNATURE,
     TEMPLATE,
     Manifest,
+    Rescored,
     Student,
     Verdict,
 )
@@ -65,6 +67,8 @@ class Options:
     """Which GGUF file llama.cpp gets: the adapter's, both merged, or none; auto: the adapter's, where it can be."""
     weights: str = "f32"
     """Precision of a merged file's matrices (an adapter's stay as they were trained)."""
+    games: int = 600
+    """Most games on which a quantised student is compared with the measured one before it ships; 0: its words alone."""
     parity: int = 24
     """Recorded episodes that the bundle is held to before it is written; 0: none."""
     largest: float = 10.0
@@ -89,6 +93,7 @@ def write_bundle(run: RunFolder, out: Path, options: Options | None = None, talk
         if options.parity:
             talk.note(f"Replaying {options.parity} recorded episodes through the server's code.")
             draft = _held(folder, run, seed, draft, options.parity)
+        draft = _rescored(folder, seed, draft, options, talk)
         made = _finished(folder, run, draft, options)
         if options.sign:
             files = {member.path: member.sha256 for member in made.members} | {MANIFEST: sha256(folder / MANIFEST)}
@@ -181,6 +186,29 @@ def _held(folder: Path, run: RunFolder, seed: RunFolder, draft: Manifest, episod
     passed, rows = hold(run, seed, folder, draft.verdict.arm, episodes)
     (folder / PARITY).write_text(json.dumps(rows, separators=(",", ":")) + "\n", encoding="utf-8")
     return draft.model_copy(update={"parity": passed})
+
+
+def _rescored(folder: Path, seed: RunFolder, draft: Manifest, options: Options, talk: Talk) -> Manifest:
+    """The draft with how the GGUF file's student did. Raises `DataError` where quantising may cost more than the bar."""
+    from duomem import requantise
+    from duomem.models.llamacpp import Config
+
+    arm = draft.verdict.arm
+    if not draft.gguf or (draft.gguf[0].weights == "f32" and not requantise.golden(seed, arm, 1)):
+        return draft
+    file, student = draft.gguf[0], seed.settings.options("student")
+    engine = {key: student[key] for key in (*SHARED, "path", "context") if student.get(key) and key in Config.model_fields}
+    if file.kind == "merged":
+        engine["gguf"] = str(folder / file.path)
+    else:
+        engine |= {"adapter": str(seed.adapter), "lora": str(folder / file.path)}
+    score = requantise.require if options.games else requantise.rescore
+    found = score(seed, arm, engine, most=options.games, talk=talk)
+    talk.note(f"Scored again: {found.words}.")
+    change = {"change": round(found.change.estimate, 4), "low": round(found.change.low, 4)} if found.change else {}
+    same = found.parity
+    row = Rescored(weights=file.weights, replies=same.replies, equal=same.equal, games=found.games, split=found.split, **change)
+    return draft.model_copy(update={"rescored": row})
 
 
 def _finished(folder: Path, run: RunFolder, draft: Manifest, options: Options) -> Manifest:

@@ -37,6 +37,7 @@ def bundle(
     seed: Annotated[int | None, typer.Option(help="Whose parts, of a run of several seeds; by default the first's.")] = None,
     gguf: Annotated[str, typer.Option(help="For llama.cpp: adapter, merged (base and adapter in one), none; auto.")] = "auto",
     weights: Annotated[str, typer.Option(help="Precision of a merged GGUF: f32, f16, q8_0, q4_0, ...")] = "f32",
+    games: Annotated[int, typer.Option(help="Most games to score a quantised student again on; 0: its words.", min=0)] = 600,
     parity: Annotated[int, typer.Option(help="Recorded episodes to hold it to; 0: none.", min=0)] = 24,
     largest: Annotated[float, typer.Option("--max-mb", help="Most megabytes of adapter, bank and embedder.")] = 10.0,
     version: Annotated[int | None, typer.Option(help="Its version; by default one more where anything changed.", min=1)] = None,
@@ -66,7 +67,7 @@ def bundle(
         raise UsageError(f"--gguf {gguf!r}. There are: {', '.join(kinds)}.")
     folder = open_run(run, keep=False)
     out = out or run / f"{name or folder.settings.run.name}.duo"
-    options = Options(arm, seed, sign, version, name, licence, cast(Any, gguf), weights, parity, largest)
+    options = Options(arm, seed, sign, version, name, licence, cast(Any, gguf), weights, games, parity, largest)
     done = told(write_bundle(folder, out, options, Talk(note=terminal.note)), out)
     if not sign:
         terminal.note("Not signed: who serves it must say --allow-unsigned. Make a key with: duomem keygen")
