@@ -126,10 +126,12 @@ class Work:
         tuner = parts.build(
             "tuning", settings.tuning.name, options | {"max_steps": self._steps(options)}, layout=self.layout.hash
         )
-        report = lambda step, total, loss: self.talk.progress("tune", step, total, f"loss {loss:.3f}")  # noqa: E731
-        tuner.tune(made, parts.trainable(settings), self.folder(name), seed=settings.run.seed, progress=report)
+        tuner.tune(made, parts.trainable(settings), self.folder(name), seed=settings.run.seed, progress=self._tuned)
         self.newest = name
         return name
+
+    def _tuned(self, step: int, total: int, loss: float) -> None:
+        self.talk.progress("tune", step, total, f"loss {loss:.3f}")
 
     def _steps(self, options: dict[str, Any]) -> int:
         """Optimizer steps that the log's episodes make, one sequence each and without memories."""
