@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -25,7 +26,7 @@ import pytest
 
 import bundle_world as world
 from duomem import weights
-from duomem.bundle import keys, open_bundle, versions
+from duomem.bundle import archive, keys, open_bundle, versions
 from duomem.bundle.check import sha256
 from duomem.bundle.manifest import MANIFEST, SIGNATURE
 from duomem.errors import DataError, MismatchError, UsageError
@@ -275,6 +276,19 @@ def test_a_bomb_is_never_unpacked(whole: Path, trust: Path, tmp_path: Path) -> N
     encrypted[6] |= 1
     path.write_bytes(encrypted)
     refused(path, trust)
+
+
+def test_what_is_no_file_is_not_waited_for(trust: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.duo")
+    refused(tmp_path / "pipe.duo", trust, "neither a folder nor a file")
+
+
+def test_what_is_too_large_for_a_zip_stays_a_folder(tmp_path: Path) -> None:
+    with (tmp_path / "model.gguf").open("wb") as file:
+        file.truncate(3 * 10**9)  # a hole: it takes no room on the disk
+    with pytest.raises(UsageError, match="as a folder"):
+        archive.pack({"gguf/model.gguf": tmp_path / "model.gguf"}, tmp_path / "out.duo")
+    assert not (tmp_path / "out.duo").exists()
 
 
 def test_other_kinds_of_archives_are_no_bundles(whole: Path, trust: Path, tmp_path: Path) -> None:

@@ -18,20 +18,21 @@ TIME = (1980, 1, 1, 0, 0, 0)
 """Every member's time: the first that the format has."""
 MODE = 0o100644
 """Every member is a plain file."""
-LARGEST_MEMBER = 2**32 - 2
-"""Larger ones would need ZIP64; such a bundle stays a folder."""
+LARGEST = 2_000_000_000
+"""Bytes of all members together. More would need ZIP64; such a bundle stays a folder."""
 MOST = 64
 """Members of an archive."""
 _COPY = 1 << 20
 
 
 def pack(files: Mapping[str, Path], out: Path) -> None:
-    """Write files, by their names in the archive, as one zip. Raises `UsageError` for one that is too large."""
+    """Write files, by their names in the archive, as one zip. Raises `UsageError` where they are too large for it."""
+    total = sum(path.stat().st_size for path in files.values())
+    if total > LARGEST:
+        raise UsageError(f"{total / 1e9:.1f} GB are too many for the zip form. Keep the bundle as a folder: -o NAME")
     with zipfile.ZipFile(out, "w", allowZip64=False) as archive:
         for name in sorted(files):
             size = files[name].stat().st_size
-            if size > LARGEST_MEMBER:
-                raise UsageError(f"{name} has {size} bytes, too many for the zip form. Keep the bundle as a folder (-o NAME/).")
             info = _info(name, size)
             with files[name].open("rb") as source, archive.open(info, "w") as target:
                 while block := source.read(_COPY):
@@ -51,6 +52,8 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if not path.is_file():
+            raise DataError(f"{path} is neither a folder nor a file.")
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
