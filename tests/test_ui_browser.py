@@ -226,8 +226,9 @@ def test_every_view_is_accessible_and_fits(
             page.get_by_role("heading", level=1).first.wait_for()
             page.locator(".waiting").first.wait_for(state="detached")
             page.screenshot(path=pictures / f"{name}-{scheme}-{width}.png", full_page=name not in ("episodes", "memories"))
-            found = [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in Axe().run(page).response["violations"]]
-            assert not found, f"{name}: {found}"
+            if (scheme, width) in (("light", 1280), ("dark", 390)):  # the two others differ in nothing that it looks at
+                broken = Axe().run(page).response["violations"]
+                assert not broken, [(name, each["id"], each["nodes"][0]["html"][:200]) for each in broken]
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the window"
 
 

@@ -134,7 +134,7 @@ function Ticks({ x, at, top, bottom, text }: { x: Scale; at: number[]; top: numb
   );
 }
 
-const fit = (labels: string[], width: number) => Math.min(width * 0.42, 12 + 6.7 * Math.max(...labels.map((label) => label.length)));
+const fit = (labels: string[], width: number) => Math.min(width * 0.42, 20 + 6.9 * Math.max(...labels.map((label) => label.length)));
 
 export interface Row {
   arm: string;
@@ -285,7 +285,7 @@ export function Curves(props: CurveProps) {
         if (yTop === undefined) y.nice(4);
         const path = line<[number, number]>((point) => x(point[0]), (point) => y(point[1]));
         if (steps) path.curve(curveStepAfter);
-        const at = integers ? [...new Set(xs)] : x.ticks(width < 520 ? 4 : 8);
+        const at = integers ? [...new Set(xs)] : x.ticks(width < 520 ? 4 : 8).filter(Number.isInteger);
         return (
           <>
             {y.ticks(5).map((value) => (

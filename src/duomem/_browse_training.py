@@ -43,7 +43,7 @@ def training(run: Run, seed: int | None = None) -> TrainingView:
     tokens = int(manifest.get("tokens") or sum(each.tokens for each in log))
     table = manifest.get("config", {})
     facts = {name: _told(manifest[name]) for name in _FACTS if name in manifest}
-    facts |= {name.replace("_", " "): _told(value) for name, value in table.items() if value not in (None, [], "")}
+    facts = {name.replace("_", " "): _told(value) for name, value in table.items() if value not in (None, [], "")} | facts
     return TrainingView(
         seed=seed,
         seeds=run.seeds,

@@ -52,7 +52,7 @@ function Square({ summary, run }: { summary: View["summary"]; run: string }) {
       <td class={summary.decision.arm === name ? "chosen" : ""}>
         <a href={address("/episodes", { run, arm: name })}><strong>{percent(arm.success)}</strong></a>
         <span class="soft">[{span(arm.interval)}]</span>
-        {summary.decision.arm === name && <span class="chip won">ship this</span>}
+        {summary.decision.arm === name && <span class="chip won">{name === "none" ? "leave it so" : "ship this"}</span>}
       </td>
     );
   };
