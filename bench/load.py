@@ -3,7 +3,7 @@
 In: nothing; a small engine in its own process behind the server. Out: JSON lines. L1: errors at 50 requests/s for a minute
 (`--seconds`), with p50 and p99. L2: of three times what it takes at once, the share that was answered or sent away with 429 and
 Retry-After. L3: errors of quick clients while fifty slow ones hold their connections, and requests still inside afterwards. L4:
-requests lost while the engine is killed five times, and whether the server answers afterwards without a restart.
+requests lost while the engine is killed up to four times, and whether the server answers afterwards without a restart.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -90,17 +91,20 @@ async def _slow(url: str) -> None:
 
 
 async def _killed(url: str, engine: ProcessEngine) -> None:
+    kills = 0
     async with httpx.AsyncClient(timeout=300) as client:
         asked = []
         for number in range(40):
             asked.append(asyncio.create_task(_ask(client, url)))
             if number % 10 == 5:
-                os.kill(engine.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the one before it is not up again
+                    os.kill(engine.pid, signal.SIGKILL)
+                    kills += 1
             await asyncio.sleep(0.2)
         done = await asyncio.gather(*asked)
         status, _, _ = await _ask(client, url)
     lost = sum(status != 200 for status, _, _ in done)
-    report("L4", value=lost, requests=len(done), kills=4, answers_afterwards=status == 200)
+    report("L4", value=lost, requests=len(done), kills=kills, answers_afterwards=status == 200)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def make_run(folder: Path, tasks: int = 24, **student: Any) -> RunFolder:
     tables: dict[str, Any] = {
         "env": {"name": "household"},
         "teacher": {"model": "expert", "tasks": tasks},
-        "student": {"model": "hf", "threads": 1, **student},
+        "student": {"model": "hf", "threads": 1} | student,
         "memory": {"embedder": "lexical", "k": 2},
         "evaluate": {"split": "valid_unseen"},
     }

@@ -112,8 +112,10 @@ def test_outcomes_count_once_for_each_memory_that_was_shown(place: Place) -> Non
     shown = place.outcome(reply, won=False, key="user").json()["memories"]
     assert shown
     assert place.outcome(reply, key="user").status_code == 409
+    again = place.outcome(place.episode(), key="user").json()["memories"]
+    assert again == shown, "the same task on another day is another episode"
     uses = httpx.get(f"{place.url}/duomem/outcome", headers={"x-api-key": "user"}).json()["memories"]
-    assert uses == {memory: {"shown": 1, "won": 0, "lost": 1} for memory in shown}
+    assert uses == {memory: {"shown": 2, "won": 1, "lost": 1} for memory in shown}
 
 
 def test_an_outcome_needs_a_reply_of_ones_own(place: Place) -> None:

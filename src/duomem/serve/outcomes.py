@@ -7,6 +7,7 @@ the conversation with its outcome. A conversation is known by its task and its f
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,18 +68,19 @@ class Outcomes:
     def __init__(self, listener: Listener | None = None) -> None:
         self._listener = listener
         self._lock = threading.Lock()
-        self._ended: OrderedDict[str, bool] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        """By conversation: its last outcome, and when that came. A later reply is of another episode that began alike."""
         self._uses: dict[MemoryId, Usefulness] = {}
 
     def report(self, reported: Reported) -> dict[str, Any]:
-        """Count an outcome. Raises `DataError` for a conversation whose outcome is known."""
+        """Count an outcome. Raises `DataError` for an episode whose outcome is known."""
         asked = reported.answered.asked
         name = f"{asked.owner} {conversation_key(asked.injected, asked.request.messages)}"
         with self._lock:
-            if name in self._ended:
-                word = "won" if self._ended[name] else "lost"
-                raise DataError(f"This conversation has an outcome already: {word}. The first word counts.")
-            self._ended[name] = reported.won
+            won, when = self._ended.get(name, (False, 0.0))
+            if reported.answered.at <= when:
+                raise DataError(f"This episode has an outcome already: {'won' if won else 'lost'}. The first word counts.")
+            self._ended[name] = reported.won, time.monotonic()
             if len(self._ended) > KEPT:
                 self._ended.popitem(last=False)
             for memory in reported.shown:

@@ -69,6 +69,8 @@ class Answered:
     answer: wire.Answer
     headers: Mapping[str, str]
     student: Student
+    at: float = field(default_factory=time.monotonic)
+    """When it was answered, on this process's clock."""
 
     @property
     def explanation(self) -> dict[str, Any]:
