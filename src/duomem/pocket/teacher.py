@@ -26,7 +26,7 @@ LAYERS, INNER = 6, 768
 """The size: 3.8M parameters, half as many again as the base."""
 RECIPE = Recipe(slip=0.09, lost=0.5, traps=0.6, strange=0.15)
 """The invented world as in the base's last stage (stage2.toml)."""
-SETTINGS = Settings(seed=7, episodes=12_000, tokens_per_step=4096, rate=1.5e-3, short_until=0.0, decay_from=0.05, recipe=RECIPE)
+SETTINGS = Settings(seed=7, episodes=1500, tokens_per_step=4096, rate=2e-3, short_until=0.0, decay_from=0.05, recipe=RECIPE)
 
 
 def grown(base: str, out: Path, layers: int, inner: int, seed: int) -> Path:

@@ -24,7 +24,7 @@ WRITING = 0.5
 """Share of writing pairs."""
 REAL = 0.4
 """Share of real tasks; what is left is the student's corpus."""
-WORDS = (6, 12, 40)
+WORDS = (6, 6, 6, 40)
 """Words of each observation in a writer's prompt, drawn. 40: the default of memory.writer_words; fewer are read faster."""
 WEIGHT = 2.0
 """Loss weight of a script, which is short beside the turns of an episode in the same step; a turn's is 1."""
