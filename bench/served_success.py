@@ -33,22 +33,22 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, help="a run folder; none: a small household run is made")
     parser.add_argument("--arm", default="", help="none, memory, adapter or both")
     parser.add_argument("--engine", default="", help="hf or llamacpp for the server; in process it is the run's own")
-    parser.add_argument("--split", default="valid_unseen")
+    parser.add_argument("--split", default="dev")
     parser.add_argument("--data", type=Path, help="the data root of the games")
     parser.add_argument("--games", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=4)
 
 
 @contextmanager
-def _run(path: Path | None) -> Iterator[RunFolder]:
+def _run(path: Path | None, games: int) -> Iterator[RunFolder]:
     if path:
         yield open_run(path, keep=False)
         return
     with TemporaryDirectory(prefix="duomem-bench-") as folder:
         tables = {
-            "env": {"name": "household"},
+            "env": {"name": "household", "games": games},
             "teacher": {"model": "expert", "tasks": 60},
-            "student": {"model": "hf"},
+            "student": {"model": "llamacpp"},
             "memory": {"embedder": "lexical", "k": 2},
         }
         made = RunFolder(Path(folder) / "run", settings_of(tables, "bench"))
@@ -60,7 +60,7 @@ def _run(path: Path | None) -> Iterator[RunFolder]:
 
 def main() -> None:
     given = arguments(__doc__ or "", _options)
-    with _run(given.run) as run:
+    with _run(given.run, given.games) as run:
         env = parts.environment(run, given.data)
         tasks = list(env.tasks(given.split))[: given.games]
         seed = run.seeds()[0]

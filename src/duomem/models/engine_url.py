@@ -21,7 +21,7 @@ from duomem import weights
 from duomem._chat_options import ChatOptions, check_style, tokenizer_of
 from duomem.chat import PLAIN, Style, count_tokens, end_of_turn, read_answer
 from duomem.errors import InfraError, MismatchError, MissingExtra, UsageError
-from duomem.models import Model, openai_api
+from duomem.models import Model, cache_owner, openai_api
 from duomem.models._local import Local
 from duomem.types import Message, Reply, Sampling, Tool, Usage
 
@@ -110,7 +110,9 @@ class ByIds(Local):
         if self._found.engine == "llama.cpp":
             kept = [str(text) for text in self.tokenizer.all_special_tokens] if marks else []
             return body | {"cache_prompt": True, "repeat_penalty": 1.0, "preserved_tokens": kept}
-        return body | {"top_k": -1, "repetition_penalty": 1.0, "skip_special_tokens": not marks, "stop_token_ids": self._ends}
+        salt = {"cache_salt": cache_owner()} if cache_owner() else {}  # vLLM keeps the owners' caches apart by it
+        body |= {"top_k": -1, "repetition_penalty": 1.0, "skip_special_tokens": not marks, "stop_token_ids": self._ends}
+        return body | salt
 
     @property
     def _ends(self) -> list[int]:
