@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bundle_world import Shell
-from duomem import grid, pipeline, weights
+from duomem import grid, parts, pipeline, weights
 from duomem.bank import Bank
 from duomem.bundle import Options, keys, open_bundle, write_bundle
 from duomem.bundle.check import sha256
@@ -27,10 +27,10 @@ from duomem.config import BundleTable, settings_of
 from duomem.embed import Lexical
 from duomem.errors import DataError, MismatchError, UsageError
 from duomem.journal import Journal
-from duomem.prompts import AS_RECORDED, load_layout
+from duomem.prompts import AS_RECORDED, load_layout, opening
 from duomem.rundir import RunFolder, open_run
 from duomem.talk import SILENT, Talk
-from duomem.types import BankEdit, Message, Origin, Reply, StopReason, Task, ToolCall, Trajectory, Turn, load
+from duomem.types import BankEdit, Message, Origin, Reply, Sampling, StopReason, Task, ToolCall, Trajectory, Turn, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = Options(arm="both", parity=2)
@@ -179,6 +179,19 @@ def test_a_merged_gguf_stands_alone(run: RunFolder, tmp_path: Path) -> None:
         assert "adapter" in opened.options_for("hf")
     with pytest.raises(UsageError, match="precision"):
         write_bundle(run, tmp_path / "odd", Options(arm="adapter", gguf="merged", weights="q1_9", parity=0))
+
+
+def test_llama_cpp_says_what_transformers_says_from_the_bundles_files(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra 'llamacpp' is not installed")
+    write_bundle(run, tmp_path / "my", BOTH)
+    asked = opening(load_layout("pocket"), "put a mug in cabinet.", "You see a cabinet 1, a drawer 1.", ())
+    said = []
+    with open_bundle(tmp_path / "my", allow_unsigned=True) as opened:
+        for engine in ("hf", "llamacpp"):
+            model = parts.build("models", engine, opened.options_for(engine) | {"max_batch": 1})
+            said.append(model.reply(asked, (), Sampling(max_tokens=16)).message.text)
+            model.close()
+    assert said[0] == said[1] != ""
 
 
 def test_the_signed_bank_is_never_written_to(run: RunFolder, tmp_path: Path) -> None:

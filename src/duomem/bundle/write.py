@@ -127,6 +127,8 @@ def told(made: Manifest, out: Path) -> Done:
     data = {"bundle": str(out), "name": made.name, "version": made.version, "arm": made.verdict.arm, "signed": bool(signed)}
     data |= {"bytes": sizes(made), "held_bytes": held(made), "parity": made.parity and made.parity.model_dump()}
     lines = [f"{made.name} version {made.version}, arm {made.verdict.arm}, {signed or 'not signed'}: {out}", words(made)]
+    if made.memory:
+        lines.append(f"search by int8 vectors finds what float32 ones find in {100 * made.memory.agreement:.1f}% of checks")
     lines += [f"{made.parity.requests} recorded requests replayed through the server's code, all equal"] if made.parity else []
     return Done(data, "\n".join([*lines, f"Next: duomem serve {out}" + ("" if signed else " --allow-unsigned")]))
 
