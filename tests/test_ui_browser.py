@@ -115,6 +115,8 @@ def finished(browser: Any, url: str, runs: Path) -> Path:
         live = {"collecting", "remembering", "tuning", "evaluating"}
         assert seen & live, f"the run was never seen alive: {seen}"
         assert "%" in card.inner_text()
+        log = (runs / "pocket/tune/adapter/log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4, 5, 6]
     return runs / "pocket"
 
 
