@@ -111,8 +111,8 @@ def require(
     """Score the student `options` (of `models/llamacpp`) of one seed's arm again, for a bundle.
 
     A file that says the recorded replies again passes by that (`NEARLY`); any other has to play. Raises `DataError` where the
-    loss may be
-    larger than `bar` or too few games can be had to tell, `UsageError` for a run without an environment whose replies differ.
+    loss may be larger than `bar`, or too few games can be had to tell, `UsageError` where replies differ and nothing was
+    evaluated to play.
     """
     found = rescore(seed, arm, options, bar=bar, most=most, talk=talk)
     if found.passed:
