@@ -3,7 +3,8 @@
 In: nothing (files of up to 1.9 GB are written to a temporary folder). Out: a JSON line per shape and precision, `value` =
 seconds of a turn whose prefix is kept (60 new tokens read, 24 generated, after 1,200): with it prefill and decode tokens/s, the
 same turn when a token in front has changed, RSS, and the share of the limit that memory sets to decoding (bandwidth measured in
-the same run / bytes of weights). Takes a few minutes on two cores; not part of any test.
+the same run / bytes of weights). A few minutes on two cores that have nothing else to do: on busy ones llama.cpp's threads wait
+for each other and the figures say nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from _common import arguments, report
 from duomem.models._gguf_quants import FileType, fitting, gguf, quantise
@@ -92,7 +94,7 @@ def bandwidth() -> float:
     """GB/s that `CORES` threads read together: dot products of arrays far larger than any cache, the best of five."""
     arrays = [np.ones(64 * 2**20, np.float32) for _ in range(CORES)]
     best = 0.0
-    with ThreadPoolExecutor(CORES) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(CORES) as pool:
         for _ in range(5):
             started = time.perf_counter()
             list(pool.map(lambda array: float(array @ array), arrays))
