@@ -261,7 +261,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Any, tmp_path: Path) -> No
             page.goto(f"{url}/episodes?run=hostile&arm=none")
             page.locator(f'a.line[data-index="{index}"]').click()
             page.locator(".step").first.wait_for()
-            assert not hostile.harmful(page.locator("main").inner_text())
+            assert not hostile.harmful(page.locator("main").text_content())
             assert page.locator("main script, main img, main iframe").count() == 0
         assert page.get_by_role("link", name="Download all of it").count() == 1
         page.goto(f"{url}/episodes?run=hostile&arm=none")
@@ -272,4 +272,4 @@ def test_hostile_text_is_shown_and_does_nothing(page: Any, tmp_path: Path) -> No
             page.goto(url + view)
             page.get_by_role("heading", level=1).wait_for()
             page.locator(".waiting").first.wait_for(state="detached")
-            assert not hostile.harmful(page.locator("main").inner_text())
+            assert not hostile.harmful(page.locator("main").text_content())
