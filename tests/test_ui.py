@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from duomem import browse
 from duomem.browse import Filters
 from duomem.cli import app as cli
 from duomem.scores import Results, Score
+from duomem.sweep_table import Book, Row
 from duomem.ui import live
 from duomem.ui.guard import POLICY, TOKEN
 from duomem.ui.schema import document
@@ -168,6 +170,32 @@ def test_two_episodes_are_aligned_at_the_first_step_where_they_differ(root: Path
     assert (same.first_difference, same.differs) == (None, "")
 
 
+def test_success_by_k_is_read_from_a_sweep_in_the_runs_folder(tmp_path: Path) -> None:
+    run = made_runs.many(tmp_path / "made", episodes=420, memories=4)
+    results = Results.read(run.results)
+    book = Book(tmp_path / "made/sweep", "peers.toml", "duomem sweep")
+    cells = [("memory", ()), ("none", ()), ("adapter", ()), ("memory", ("memory.k=5 (played)",)), ("both", ("memory.k=1",))]
+    for arm, changes in cells:
+        for test in ("elsewhere", made_runs.SPLIT):
+            book.add(Row(f"{arm} {changes}", "k", test, arm, changes, ()), results)
+    book.add(Row("other", "k", made_runs.SPLIT, "memory", ("memory.k=7", "memory.fit=0"), ()), results)
+    book.add(Row("not run", "k", made_runs.SPLIT, "memory", ("memory.k=9",), ()), None, "no room")
+    (tmp_path / "made/sweep").mkdir()
+    book.write()
+    (tmp_path / "made/sweep/log").mkdir()
+    (tmp_path / "made/sweep/log/config.toml").write_bytes((tmp_path / "made/config.toml").read_bytes())
+    found = browse.decision(browse.open_run(tmp_path, "made"))
+    assert {point.run for point in found.sweep} == {f"sweep: {made_runs.SPLIT}"}
+    assert [(point.k, sorted(point.arms)) for point in found.sweep] == [
+        (0, ["both", "memory"]), (1, ["both"]), (2, ["memory"]), (5, ["memory"]),
+    ]  # fmt: skip
+    none, own = found.summary.arms["none"], found.summary.arms["memory"]
+    assert found.sweep[0].arms["memory"] == pytest.approx((none.success, *none.interval), abs=1e-5)
+    assert found.sweep[2].arms["memory"] == pytest.approx((own.success, *own.interval), abs=1e-5)
+    (tmp_path / "made/sweep/results.json").write_text('{"rows": 3}')
+    assert browse.decision(browse.open_run(tmp_path, "made")).sweep == ()
+
+
 def test_the_api_is_the_document_that_the_pages_types_were_made_from() -> None:
     assert (FRONTEND / "openapi.json").read_text() == document(), "make ui"
 
@@ -237,6 +265,19 @@ def test_hostile_text_is_sent_as_data_and_cut(web: httpx.Client) -> None:
     assert len(whole.text) == seen["observation_chars"]
     assert whole.headers["content-disposition"].startswith("attachment")
     assert whole.headers["content-type"].startswith("text/plain")
+
+
+def test_the_mailed_report_holds_no_control_or_bidi_character_and_no_flood(root: Path) -> None:
+    for name in ("report.html", "report.md"):
+        text = (root / "hostile" / name).read_bytes().decode()
+        assert not hostile.harmful(text), name
+        assert not hostile.harmful(html.unescape(text)), name
+        assert "<script>alert" not in text
+    text = (root / "hostile/report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in text
+    assert "&lt;U+202E&gt;" in text
+    assert "more characters]" in text
+    assert len(text) < 1_000_000
 
 
 def test_bytes_that_are_no_utf8_and_halves_of_surrogates_are_shown_as_such(tmp_path: Path) -> None:

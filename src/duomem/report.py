@@ -15,6 +15,7 @@ from duomem import report_tables as tables
 from duomem.errors import MissingExtra
 from duomem.report_tables import TITLES, Table, percent, span
 from duomem.rundir import replace
+from duomem.safetext import plain
 from duomem.scores import Results, Shown
 from duomem.summary import Summary, summarise
 
@@ -83,14 +84,19 @@ def title(summary: Summary) -> str:
 
 
 def page(results: Results, summary: Summary) -> str:
-    """report.html. All text is escaped; nothing is loaded from anywhere. Raises `MissingExtra`."""
+    """report.html. All text is escaped, made harmless and cut where it is very long; nothing is loaded from anywhere.
+
+    Raises `MissingExtra`.
+    """
     try:
         import jinja2
     except ImportError as error:
         raise MissingExtra("jinja2", "report") from error
     from duomem.report_plots import plots
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     template = environment.from_string(_asset("report.html.j2"))
     return template.render(
         style=_asset("tokens.css") + _asset("report.css"),
@@ -127,6 +133,11 @@ def _best(summary: Summary) -> float:
     return max((arm.success or 0.0 for arm in summary.arms.values()), default=0.0)
 
 
+def _shown(value: object) -> object:
+    """What an expression of the template gives: text of recorded episodes made harmless, the report's own markup as it is."""
+    return plain(value) if type(value) is str else value
+
+
 def _asset(name: str) -> str:
     return resources.files("duomem").joinpath("report_assets", name).read_text(encoding="utf-8")
 
@@ -143,7 +154,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that markdown and any HTML in it leave alone."""
+    """Text that markdown, any HTML in it and a terminal leave alone."""
     for sign, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         text = text.replace(sign, safe)
-    return " ".join(text.split())
+    return plain(" ".join(text.split()))
