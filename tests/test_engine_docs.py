@@ -98,6 +98,34 @@ def test_the_commands_of_a_small_device_run(page: str, heading: str, monkeypatch
             assert running.wait(timeout=60) in (0, 130)
 
 
+def test_a_bundle_is_served_where_torch_cannot_be_imported(home: Path, tmp_path: Path) -> None:
+    """All of `duomem serve` but the socket and the engine's own process: bundle, bank, search, tokenizer, llama.cpp."""
+    made = tmp_path / "my.duo"
+    options = Options(arm="memory", gguf="merged", weights="f32", games=0, parity=1)
+    write_bundle(open_run(home / "runs/mine", keep=False), made, options)
+    script = f"""
+import sys
+for name in ("torch", "transformers", "peft", "alfworld", "textworld"):
+    sys.modules[name] = None
+from pathlib import Path
+from duomem.serve.engine import LocalEngine
+from duomem.serve.service import Alone, Service
+from duomem.serve.student import Choice, open_student
+student = open_student(Path({str(made)!r}), Choice(allow_unsigned=True))
+engine = LocalEngine.of(student.model)
+body = {{"messages": [{{"role": "user", "content": "You see a cabinet 1.\\nTask: put a mug in cabinet."}}], "max_tokens": 8}}
+done = Service(student, Alone(engine)).answer("chat", body, "me", {{}})
+print(len(done.asked.injected.ids), done.answer.replies[0].usage.completion)
+engine.close()
+student.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    memories, tokens = map(int, done.stdout.split())
+    assert memories > 0
+    assert tokens > 0
+
+
 def test_a_quantised_student_that_may_lose_more_stops_the_bundle(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
