@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from duomem.errors import UsageError
 from duomem.games.rooms import ROOMS
 from duomem.memory._answers import About, steps_in
 from duomem.memory._prompts import load_prompts
-from duomem.pocket import corpus, teacher, teacher_corpus
+from duomem.pocket import corpus, teacher, teacher_corpus, train
 from duomem.pocket.grow import grow, sources
 from duomem.pocket.language import REAL_TASK
 from duomem.pocket.play import Recipe
 from duomem.prompts import load_layout, parse
-from duomem.types import Example, Reply
+from duomem.types import Example, Reply, digest
 
 
 def logits(model: object) -> torch.Tensor:
@@ -143,6 +144,31 @@ def test_only_training_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     list(teacher_corpus.episodes(1, 60, Recipe()))
     assert len(seen) >= 60
     assert set(seen) <= set(ROOMS["train"])
+
+
+SHIPPED = Path(teacher.__file__).parent / "teacher"
+
+
+@pytest.mark.skipif(not (SHIPPED / "config.json").is_file(), reason="this package ships no pocket teacher: make one")
+def test_the_shipped_teacher_is_small_whole_and_described() -> None:
+    file = SHIPPED / "model.safetensors"
+    record = json.loads((SHIPPED / "training.json").read_text())
+    assert file.stat().st_size < 15_000_000
+    assert record["parameters"] <= 20_000_000
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in (SHIPPED / "README.md").read_text()
+    assert record["before"]["base_sha256"] == weights.base_hash("pocket"), "grown from the base that ships beside it"
+    assert weights.load_base("pocket/teacher", dtype="float32").config.num_hidden_layers == record["before"]["layers"]
+
+
+@pytest.mark.skipif(not (SHIPPED / "config.json").is_file(), reason="this package ships no pocket teacher: make one")
+def test_the_shipped_teacher_s_corpus_can_be_made_again() -> None:
+    record = json.loads((SHIPPED / "training.json").read_text())
+    settings = teacher.SETTINGS
+    assert record["settings"]["seed"] == settings.seed
+    assert record["recipe"] == asdict(settings.recipe)
+    train._start_worker(str(SHIPPED))
+    rows = train._rows((teacher_corpus.episodes, settings.seed * 1_000_000, 220, settings.recipe))[:200]
+    assert digest([digest([row.ids.tolist() for row in rows]), record["episodes"]]) == record["corpus"]
 
 
 def test_a_tiny_training_run_writes_a_model_that_loads(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def make(out: Path, settings: Settings, base: str = "pocket", layers: int = LAYE
 
     with tempfile.TemporaryDirectory() as folder:
         start = grown(base, Path(folder) / "grown", layers, inner, settings.seed)
-        train(out, replace(settings, start=str(start)), teacher_corpus.episodes)
+        train(out, replace(settings, start=str(start), layers=layers, inner=inner), teacher_corpus.episodes)
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16, use_safetensors=True)
     model.save_pretrained(out)
     return write_card(out)
