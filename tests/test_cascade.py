@@ -249,6 +249,28 @@ def test_a_shadow_answers_with_one_and_compares_both(side: Any) -> None:
     assert 'duomem_shadow_total{result="different"} 1.0' in metrics.text().decode()
 
 
+def test_a_reload_and_a_stop_let_go_of_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    _extras()
+    import serve_world
+    from duomem.serve.app import Setup
+    from duomem.serve.cascade import Behind
+    from duomem.serve.engine import LocalEngine
+    from duomem.serve.stand import Stand
+    from duomem.serve.student import Choice
+
+    closed: list[str] = []
+    monkeypatch.setattr("duomem.models.openai_api.OpenAiModel.close", lambda self: closed.append("teacher"))
+    monkeypatch.setattr("duomem.serve.stand.ProcessEngine", lambda spec, restarted: LocalEngine.of(spec))
+    monkeypatch.setattr("duomem.serve.stand.open_student", lambda path, choice: serve_world.scripted_student())
+    for shadow in (None, "teacher"):
+        closed.clear()
+        behind = Behind("http://127.0.0.1:9/v1", "teacher", shadow=shadow)  # type: ignore[arg-type]
+        with Stand(Path("my.duo"), Choice(), Setup(), behind=behind) as stand:
+            stand.load()
+            assert closed == ["teacher"]
+        assert closed == ["teacher"] * 2
+
+
 def test_never_unsure_is_minus_infinity() -> None:
     assert math.isinf(Rule().threshold)
 

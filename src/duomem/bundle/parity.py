@@ -58,6 +58,9 @@ class _Silent:
         self.asked = asked
         return self.said
 
+    def close(self) -> None:
+        pass
+
 
 def hold(run: RunFolder, seed: RunFolder, folder: Path, arm: str, episodes: int) -> tuple[Parity, dict[str, Any]]:
     """Hold the bundle in `folder`, which needs no signature yet, to that many recorded episodes of its arm and seed.

@@ -83,6 +83,10 @@ class Cascade:
         except (InfraError, ContextFull):
             return self._said(reply, "student", f"{why}, teacher unavailable")
 
+    def close(self) -> None:
+        """Let go of the teacher's connections."""
+        self.teacher.close()
+
     def _said(self, reply: Reply, side: Side, why: str) -> Said:
         self.told(side, why)
         return Said(replace(reply, logprob=None), {BY: side, **({WHY: why} if why else {})})
@@ -145,8 +149,9 @@ class Shadow:
         self.told(result)
 
     def close(self) -> None:
-        """Wait for what is still compared."""
+        """Wait for what is still compared, then let go of the teacher's connections."""
         self._pool.shutdown(wait=True)
+        self.teacher.close()
 
 
 @dataclass(frozen=True)

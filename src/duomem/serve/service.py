@@ -48,6 +48,7 @@ class Answerer(Protocol):
     """Who answers: the student alone, or one that asks somebody else as well. Blocks; called from many threads."""
 
     def say(self, asked: Asked) -> Said: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Alone:
     def say(self, asked: Asked) -> Said:
         injected, call = asked.injected, asked.wants.choice == "required"
         return Said(self.engine.reply(injected.messages, injected.tools, asked.sampling, asked.owner, call))
+
+    def close(self) -> None:
+        """Nothing: the engine is its builder's to close."""
 
 
 @dataclass(frozen=True, slots=True)

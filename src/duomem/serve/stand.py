@@ -93,9 +93,11 @@ class Stand:
                 student = replace(student, injector=learner.injector())
             engine = ProcessEngine(self._kept(student), self.metrics.restarts.inc)
             opened.callback(engine.close)
+            answerer = self.answerer(student, engine)
+            opened.callback(answerer.close)
             self.engine, self._learner = engine, learner
             close = opened.pop_all().close
-            return Service(student, self.answerer(student, engine), self.setup.limits.tokens, close)
+            return Service(student, answerer, self.setup.limits.tokens, close)
 
     def _ended(self, reported: Reported) -> dict[str, Any]:
         learner = self._learner
