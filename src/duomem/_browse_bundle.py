@@ -20,9 +20,12 @@ CARD_CHARS = 50_000
 
 def bundles(run: Run, root: Path) -> tuple[BundleView, ...]:
     """Every bundle of the run, by path; empty where there is none. One that is damaged has only its problem."""
+    from duomem.bundle.keys import trust_file
+
+    trusted = _stamp(trust_file()) if trust_file().is_file() else 0
     found = []
     for path in _paths(run, root):
-        view = _looked(path, _stamp(path))
+        view = _looked(path, _stamp(path), trusted)
         if path.is_relative_to(run.root) or view.config == run.settings.hash:
             found.append(view)
     return tuple(found)
@@ -39,7 +42,8 @@ def _stamp(path: Path) -> int:
 
 
 @lru_cache(maxsize=32)
-def _looked(path: Path, stamp: int) -> BundleView:
+def _looked(path: Path, stamp: int, trusted: int) -> BundleView:
+    """What is there, until the bundle or the user's trust file changes."""
     from duomem.bundle.page import page
     from duomem.bundle.read import look
     from duomem.bundle.sizes import held, sizes
