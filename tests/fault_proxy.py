@@ -6,6 +6,7 @@ whole and kept by request, so that a second run gets the same bytes; `paid` coun
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -57,6 +58,7 @@ class FaultProxy:
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self._ended = threading.Event()
+        self._open: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -88,6 +90,10 @@ class FaultProxy:
             block_on_close = False
             request_queue_size = 128
 
+            def process_request(self, request: Any, address: Any) -> None:
+                proxy._open.append(request)
+                super().process_request(request, address)
+
             def handle_error(self, *_: object) -> None:
                 pass  # sockets that were closed on purpose
 
@@ -96,11 +102,15 @@ class FaultProxy:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def down(self) -> None:
-        """Refuse connections until `up`."""
+        """Refuse connections until `up`; those that are open end."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
 
     def forget(self) -> None:
         """Start counting anew; what the engine said is kept."""

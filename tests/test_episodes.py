@@ -21,7 +21,7 @@ from duomem.record.functions import DEFAULT, locator
 from duomem.record.store import FILE, RecordStore
 from duomem.record.trajectories import trajectories
 from duomem.rundir import open_run
-from duomem.types import Message, Reply, StopReason, Tool, ToolCall, Usage
+from duomem.types import Message, Reply, StopReason, Tool, ToolCall, Usage, dump
 from duomem.wire import Answer
 
 SYSTEM = Message.of("system", "You help.")
@@ -404,3 +404,136 @@ def test_attempts_at_one_task_share_it(log: Log) -> None:
     assert [each.attempt for each in made] == [0, 1, 2]
     assert {each.stop for each in made} == {StopReason.WON}
     assert json.loads(made[1].origin.env)["episode"] == "e1"
+
+
+# Calls on the side.
+
+TOOLS = (Tool("find", "Finds.", '{"type": "object"}'),)
+ASKED = user("Book a table for two in Rome tonight, please.")
+FOUND = "I have found three places that are open tonight."
+BOOKED = "The second one has a table at eight; it is booked."
+TITLE = Message.of("system", "You name conversations.")
+SHORT_TITLE = "A table in Rome"
+
+
+def about(*texts: str) -> Message:
+    """A helper's request that holds a transcript."""
+    return user("Name this conversation in five words:\n" + "\n".join(texts))
+
+
+def worked(log: Log, tools: tuple[Tool, ...], before: Any = None, between: Any = None) -> list[Message]:
+    """The main conversation of episode e, of two turns, with something before it and between its turns; all of it."""
+    opening = [SYSTEM, ASKED]
+    if before:
+        log.say(before, SHORT_TITLE, episode="e")
+    log.say(opening, FOUND, episode="e", tools=tools)
+    if between:
+        log.say(between, SHORT_TITLE, episode="e")
+    log.say([*opening, said(FOUND), user("Take the second.")], BOOKED, episode="e", tools=tools)
+    return [*opening, said(FOUND), user("Take the second."), said(BOOKED)]
+
+
+CONVERSATION = [SYSTEM, ASKED, said(FOUND), user("Take the second."), said(BOOKED)]
+BY_TEXT = about(ASKED.text, FOUND)
+HELPERS: dict[str, tuple[str, list[Message]]] = {
+    "a title first": ("before", [TITLE, about(ASKED.text)]),
+    "a title first, with the same system message": ("before", [SYSTEM, about(ASKED.text)]),
+    "a title first, without one": ("before", [about(ASKED.text)]),
+    "a title between": ("between", [TITLE, BY_TEXT]),
+    "a title between, without a system message": ("between", [BY_TEXT]),
+    "a title after": ("after", [TITLE, about(ASKED.text, FOUND, BOOKED)]),
+    "a title after, with the same system message": ("after", [SYSTEM, about(ASKED.text, FOUND, BOOKED)]),
+    "a title after, without one": ("after", [about(ASKED.text, FOUND, BOOKED)]),
+    "a title after, of the task alone": ("after", [SYSTEM, about(ASKED.text)]),
+}
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS], ids=["talk", "tools"])
+@pytest.mark.parametrize("name", HELPERS)
+def test_a_helper_s_call_is_listed_apart_and_not_learned(log: Log, name: str, tools: tuple[Tool, ...]) -> None:
+    when, helper = HELPERS[name]
+    worked(log, tools, **{when: helper} if when != "after" else {})
+    if when == "after":
+        log.say(helper, SHORT_TITLE, episode="e")
+    episode = log.won("e")
+    assert sorted(tree.kind for tree in episode.trees) == ["main", "side"]
+    assert (episode.problem, episode.task) == ("", ASKED.text)
+    assert list(episode.messages) == CONVERSATION
+    (made,) = trajectories([episode], "train")
+    assert [turn.reply.message.text for turn in made.turns] == [FOUND, BOOKED]
+    assert SHORT_TITLE not in json.dumps(json.loads(dump(made)))
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS], ids=["talk", "tools"])
+def test_a_summary_by_a_helper_is_taken_up_and_not_learned(log: Log, tools: tuple[Tool, ...]) -> None:
+    """The agent's history is summed up by a call of its own, and the agent goes on from the summary."""
+    summary = "Three places were found in Rome, the second is booked for eight."
+    worked(log, tools)
+    log.say([Message.of("system", "You sum up."), about(ASKED.text, FOUND, BOOKED)], summary, episode="e")
+    log.say([SYSTEM, user(f"So far: {summary} Now tell them.")], "They know.", episode="e", tools=tools)
+    episode = log.won("e")
+    assert [tree.kind for tree in episode.trees] == ["main", "side", "continued"]
+    made = trajectories([episode], "train")
+    assert [[turn.reply.message.text for turn in each.turns] for each in made] == [[FOUND, BOOKED], ["They know."]]
+
+
+def test_sub_agents_with_tools_of_their_own_are_not_the_main_line(log: Log) -> None:
+    hands = (Tool("grep", "Searches.", '{"type": "object"}'),)
+    calls = tuple(ToolCall("ask", json.dumps({"city": city}), city) for city in ("Rome", "Oslo"))
+    log.say([SYSTEM, ASKED], said("", *calls), episode="e", tools=TOOLS)
+    for city in ("Rome", "Oslo"):  # side by side, several turns each
+        log.say([TITLE, user(f"Search {city}.")], said("", ToolCall("grep", "{}", city)), episode="e", tools=hands)
+    for city in ("Rome", "Oslo"):
+        history = [TITLE, user(f"Search {city}."), said("", ToolCall("grep", "{}", city)), result("rows", city)]
+        log.say(history, f"{city} has one.", episode="e", tools=hands)
+    results = [result(f"{city} has one.", city) for city in ("Rome", "Oslo")]
+    log.say([SYSTEM, ASKED, said("", *calls), *results], BOOKED, episode="e", tools=TOOLS)
+    log.say([TITLE, user(f"Check it: {BOOKED}")], "Fine.", episode="e", tools=hands)
+    episode = log.won("e")
+    assert [(tree.kind, len(tree.line)) for tree in episode.trees] == [("main", 2), ("side", 2), ("side", 2), ("side", 1)]
+    (made,) = trajectories([episode], "train")
+    assert [turn.reply.message.text for turn in made.turns] == ["", BOOKED]
+
+
+def test_prompts_that_are_written_anew_at_each_turn_are_parts(log: Log) -> None:
+    rules = "Answer with one command. " * 5
+    log.say([user(f"{rules}\nTask: {ASKED.text}\n")], "look around the place for a table", episode="e")
+    log.say([user(f"{rules}\nTask: {ASKED.text}\n> look around the place for a table\nA table.\n")], "take it", episode="e")
+    episode = log.won("e")
+    assert ([tree.kind for tree in episode.trees], len(trajectories([episode], "train"))) == (["main", "continued"], 2)
+
+
+ON_TOP = [SYSTEM, ASKED, said(FOUND), user("Name this conversation.")]
+
+
+def test_a_call_on_top_of_the_conversation_is_told_by_its_tools_or_by_what_follows(log: Log) -> None:
+    worked(log, TOOLS, between=ON_TOP)
+    episode = log.won("e")
+    assert ([tree.kind for tree in episode.trees], episode.problem) == (["main", "side"], "")
+    assert list(episode.messages) == CONVERSATION
+
+
+def test_a_call_on_top_of_mere_talk_is_told_once_the_talk_goes_on(log: Log) -> None:
+    history = worked(log, (), between=ON_TOP)
+    assert log.won("e").problem.startswith("ambiguous"), "either could be what the agent went on with"
+    log.say([*history, user("Thanks.")], "Bye.", episode="e")
+    episode = log.episode("e")
+    assert (episode.problem, episode.turns, [tree.kind for tree in episode.trees]) == ("", 3, ["main", "side"])
+    (made,) = trajectories([episode], "train")
+    assert SHORT_TITLE not in [turn.reply.message.text for turn in made.turns]
+
+
+def test_a_way_with_calls_that_was_left_stays_ambiguous(log: Log) -> None:
+    """Its calls may have been carried out, and the world changed by them."""
+    log.say([SYSTEM, ASKED], FOUND, episode="e")
+    log.say([SYSTEM, ASKED, said(FOUND), user("Take one.")], said("", ToolCall("take", "{}", "c")), episode="e")
+    log.say([SYSTEM, ASKED, said(FOUND), user("Wait.")], "I wait.", episode="e")
+    log.say([SYSTEM, ASKED, said(FOUND), user("Wait."), said("I wait."), user("Go.")], BOOKED, episode="e")
+    assert log.won("e").problem.startswith("ambiguous")
+
+
+def test_the_same_request_sent_again_after_a_whole_reply_goes_on_from_the_same_place(log: Log) -> None:
+    for history, text in (([TASK], "one"), ([TASK, said("one"), user("and")], "two")):
+        log.say(history, text, episode="e")
+        log.say(history, text, episode="e")  # the agent did not trust it
+    assert (log.won("e").problem, log.episode("e").turns) == ("", 2)

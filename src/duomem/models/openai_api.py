@@ -284,13 +284,10 @@ def _split(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _answers(said: str, config: Config) -> bool:
-    """Whether a reply may be of the model that was asked for. Endpoints add a date or leave a provider's prefix out."""
-    if not said:
-        return True
-    if config.reply_model:
+    """Whether a reply may be of the model that was asked for, or of the one that the configuration allows."""
+    if said and config.reply_model:
         return re.fullmatch(config.reply_model, said) is not None
-    asked = config.remote_model
-    return said == asked or said.startswith(f"{asked}-20") or asked.endswith(f"/{said}") or said.endswith(f"/{asked}")
+    return wire.same_model(config.remote_model, said)
 
 
 def _reasoning_apart(message: Message) -> Message:

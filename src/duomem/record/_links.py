@@ -97,14 +97,17 @@ def _by_prefix(db: sqlite3.Connection, begun: Begun) -> Link:
     scope, value = ("e.episode = ?", begun.episode) if begun.episode else ("e.named = ?", "prefix")
     sql = (
         "SELECT s.hash, s.exchange, s.choice, e.episode, EXISTS (SELECT 1 FROM exchanges c WHERE c.parent = s.exchange AND"
-        " c.choice = s.choice AND c.state IN ('open', 'whole')) AS used FROM states s JOIN exchanges e ON e.id = s.exchange"
+        " c.choice = s.choice AND c.state IN ('open', 'whole')) AS used, EXISTS (SELECT 1 FROM exchanges c WHERE c.parent ="
+        " s.exchange AND c.choice = s.choice AND c.before = ?) AS asked FROM states s JOIN exchanges e ON e.id = s.exchange"
         f" WHERE s.hash IN ({', '.join('?' * len(place))}) AND {scope} ORDER BY s.exchange"
     )
-    rows = db.execute(sql, (*place, value)).fetchall()
+    rows = db.execute(sql, (before, *place, value)).fetchall()
     if not rows:
         return Link(begun.episode or _tried(db, before), None, 0, begun.messages, len(begun.messages), before, gap=begun.gap)
     longest = max(place[row["hash"]] for row in rows)
     rivals = [row for row in rows if place[row["hash"]] == longest]
+    if len({row["episode"] for row in rivals}) == 1:  # the same request once more goes on from where it did before
+        rivals = [row for row in rivals if row["asked"]] or rivals
     free = [row for row in rivals if not row["used"]]
     chosen = (free or rivals)[-1]
     doubts = tuple(row["exchange"] for row in free) if len({row["episode"] for row in free}) > 1 else ()

@@ -7,26 +7,20 @@ certain what the agent went on from; a fork where it isn't is listed as a proble
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
+from duomem import wire
+from duomem.record._kinds import Kind, Talk, asides, kinds
 from duomem.record._links import fingerprint
 from duomem.record._rows import Exchange, Outcome
 from duomem.record.store import RecordStore
 from duomem.types import Message, Reply, Usage
-
-Kind = Literal["main", "continued", "side"]
-"""`continued`: the agent put a new beginning (a summary) in the place of its history and went on. `side`: a sub-agent's or a
-helper's conversation beside the main one."""
 
 LOST = "lost"
 """The problem of an episode that is whole, but no success."""
 
 UNLOCATED = "the task locator failed"
 """How the problem of an episode begins whose task the user's locator could not find, since it raised an error."""
-
-QUOTED = 24
-"""Letters of a reply that have to stand in a new beginning for it to count as a summary of what was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +33,11 @@ class Tree:
     choices: tuple[int, ...]
     """Which reply of each exchange on the line the agent went on from."""
     problem: str = ""
+
+    @property
+    def said(self) -> tuple[Message, ...]:
+        """What the model said on the line, as far as it can be read."""
+        return tuple(self.reply(index).message for index in range(len(self.line)) if self.line[index].answer)
 
     def reply(self, index: int) -> Reply:
         answer = self.line[index].answer
@@ -94,7 +93,8 @@ def read_all(store: RecordStore) -> list[Episode]:
 
 def build(name: str, exchanges: Sequence[Exchange], outcome: Outcome | None) -> Episode:
     trees = _trees(exchanges)
-    task = next((each.task for each in exchanges if each.task), "")
+    own = [each for tree in trees if tree.kind != "side" for each in tree.exchanges]
+    task = next((each.task for each in own or exchanges if each.task), "")
     return Episode(name, task, tuple(exchanges), trees, outcome, _problem(exchanges, trees, task, outcome))
 
 
@@ -106,7 +106,7 @@ def _problem(exchanges: Sequence[Exchange], trees: Sequence[Tree], task: str, ou
     main = [tree for tree in trees if tree.kind != "side"]
     if not main:
         return "no reply came to its end"
-    if problem := next((tree.problem for tree in main if tree.problem), ""):
+    if problem := next((tree.problem for tree in main if tree.problem), "") or _stranger(main):
         return problem
     if not task and (failed := next((each.task_error for each in exchanges if each.task_error), "")):
         return f"{UNLOCATED}: {failed}"
@@ -115,6 +115,16 @@ def _problem(exchanges: Sequence[Exchange], trees: Sequence[Tree], task: str, ou
     if not outcome.won:
         return LOST
     return "" if task else "the task locator found no task"
+
+
+def _stranger(main: Sequence[Tree]) -> str:
+    """A turn that another model answered than was asked, where the one asked answered others. (A router never does.)"""
+    named = [(each, each.answer.model) for tree in main for each in tree.line if each.answer and each.answer.model]
+    other = [(each, said) for each, said in named if not wire.same_model(each.model, said)]
+    if not other or len(other) == len(named):
+        return ""
+    each, said = other[0]
+    return f"{said!r} answered exchange {each.id} in the place of {each.model!r}"
 
 
 def _trees(exchanges: Sequence[Exchange]) -> tuple[Tree, ...]:
@@ -126,28 +136,20 @@ def _trees(exchanges: Sequence[Exchange]) -> tuple[Tree, ...]:
         first[each.id] = root
         groups.setdefault(root, []).append(each)
     found: list[Tree] = []
+    apart: list[Tree] = []
     for members in groups.values():
-        line, choices, problem = _line(members)
-        if line or problem:
-            tree = Tree("main", tuple(members), line, choices, problem)
-            found.append(Tree(_kind(tree, found), tree.exchanges, line, choices, problem))
-    return tuple(found)
+        left = {each.id: each for each in asides(members)}
+        apart += [_tree([each], "side") for each in left.values()]
+        found.append(_tree([each for each in members if each.id not in left]))
+    found = [tree for tree in found if tree.line or tree.problem]
+    kind = kinds([Talk(tree.exchanges, tree.said) for tree in found])
+    known = [replace(tree, kind=each) for tree, each in zip(found, kind, strict=True)]
+    return tuple(sorted((*known, *apart), key=lambda tree: tree.exchanges[0].id))
 
 
-def _kind(tree: Tree, earlier: Sequence[Tree]) -> Kind:
-    main = next((each for each in reversed(earlier) if each.kind != "side"), None)
-    if main is None:
-        return "main"
-    began = tree.exchanges[0]
-    if any(each.started > began.started for each in main.exchanges):
-        return "side"
-    said = main.reply(-1).message.text.strip() if main.line else ""
-    quotes = len(said) >= QUOTED and any(said in message.text for message in began.messages)
-    return "continued" if quotes or _system(began) == _system(main.exchanges[0]) else "side"
-
-
-def _system(exchange: Exchange) -> str:
-    return "\n".join(message.text for message in exchange.messages if message.role == "system")
+def _tree(members: Sequence[Exchange], kind: Kind = "main") -> Tree:
+    line, choices, problem = _line(members)
+    return Tree(kind, tuple(members), line, choices, problem)
 
 
 def _line(members: Sequence[Exchange]) -> tuple[tuple[Exchange, ...], tuple[int, ...], str]:

@@ -147,6 +147,11 @@ def write_error(api: Api, status: int, words: str) -> dict[str, Any]:
     return {"error": {"message": words, "type": "duomem", "param": None, "code": str(status)}}
 
 
+def same_model(asked: str, said: str) -> bool:
+    """Whether a reply may be of the model that was asked for. Endpoints add a date or leave a provider's prefix out."""
+    return said in ("", asked) or said.startswith(f"{asked}-20") or asked.endswith(f"/{said}") or said.endswith(f"/{asked}")
+
+
 def error_of(body: object) -> str:
     """The error that a body says, in words; empty where it says none."""
     error = body.get("error") if isinstance(body, Mapping) else None
