@@ -46,7 +46,7 @@ def engine(body: bytes) -> tuple[int, str, bytes]:
         return says("Oslo is dry, é€😀.", stream=stream)
     city = json.dumps({"city": CITIES[seen]})
     call = {"id": f"call_{seen}", "type": "function", "function": {"name": "weather", "arguments": city}}
-    return says({"tool_calls": [call], "reasoning_content": "Hm."}, finish="tool_calls", stream=stream)  # type: ignore[dict-item]
+    return says({"tool_calls": [call], "reasoning_content": "Hm."}, finish="tool_calls", stream=stream)
 
 
 class Recorded:
