@@ -42,12 +42,12 @@ LAYOUT = load_layout("pocket")
 ALL = ("P8", "P9", "P12", "P17", "device-size", "device-rss")
 
 
-def make_run(folder: Path, layout: str = "pocket") -> RunFolder:
+def make_run(folder: Path, layout: str = "pocket", tasks: int = 120, **student: Any) -> RunFolder:
     """A run whose bank holds what the expert did in the household."""
     tables = {
         "env": {"name": "household", "games": 120},
-        "teacher": {"model": "expert", "tasks": 120, "layout": layout},
-        "student": {"model": "llamacpp", "layout": layout},
+        "teacher": {"model": "expert", "tasks": tasks, "layout": layout},
+        "student": {"model": "llamacpp", "layout": layout} | student,
         "memory": {"embedder": "lexical", "k": 2},
     }
     made = RunFolder(folder, settings_of(tables, "bench"))
