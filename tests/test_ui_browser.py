@@ -120,6 +120,21 @@ def finished(browser: Any, url: str, runs: Path) -> Path:
     return runs / "pocket"
 
 
+@pytest.fixture(scope="module")
+def bundled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run with two bundles: one that a key signed whom this user trusts, one that nobody signed."""
+    own = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(own / "config"))
+        patch.setenv("XDG_STATE_HOME", str(own / "state"))
+        asked("keygen", str(own / "key"))
+        asked("trust", str(own / "key.pub"))
+        for name, *words in (("signed", "adapter", "--sign", str(own / "key")), ("unsigned", "memory")):
+            path = str(finished / f"{name}.duo")
+            asked("bundle", str(finished), "-o", path, "--parity", "1", "--games", "0", "--arm", *words)
+        yield finished
+
+
 def test_the_story_of_a_distillation(page: Any, url: str, finished: Path) -> None:
     """Find the game that memory turned, see why beside the other arm, quarantine the memory, see it on the command line."""
     page.goto(url)
@@ -192,6 +207,29 @@ def test_the_loss_mask_marks_what_the_student_says(page: Any, url: str, finished
     assert page.locator(".facts.wide").inner_text().count("tokens/s") == 1
 
 
+def test_what_is_inside_a_bundle_and_who_signed_it(page: Any, url: str, bundled: Path) -> None:
+    page.goto(f"{url}/bundle?run=pocket")
+    sections = {
+        name: page.locator("section", has=page.locator("h2", has_text=f"{name}.duo")) for name in ("signed", "unsigned")
+    }
+    signed, unsigned = sections["signed"].first, sections["unsigned"]  # the second one's name ends like the first one's
+    assert signed.locator("h2 .chip").inner_text() == "signed, trusted"
+    assert "whom you trust" in signed.locator(".facts").inner_text()
+    assert unsigned.locator("h2 .chip").inner_text() == "not trusted here"
+    assert "is not signed" in unsigned.locator(".facts").inner_text()
+    told = asked("inspect", str(bundled / "signed.duo"))
+    assert told["signed"]
+    text = signed.get_by_role("table", name="Contents of signed.duo").text_content()
+    assert all(each["path"] in text and each["sha256"][:16] in text for each in told["manifest"]["members"])
+    assert "adapter_model.safetensors" in text
+    assert "adapter_model.safetensors" not in unsigned.get_by_role("table", name="Contents of unsigned.duo").text_content()
+    signed.get_by_text("The figures as a table").click()
+    sizes = signed.get_by_role("table").first.text_content()
+    assert all(f"{part}{size}" in re.sub(r"[,\s]", "", sizes) for part, size in told["bytes"].items()), sizes
+    signed.get_by_text("Its card").click()
+    assert "duomem" in signed.locator("pre.card").inner_text().lower()
+
+
 VIEWS = {
     "runs": "/",
     "decision": "/decision?run=pocket",
@@ -208,7 +246,7 @@ VIEWS = {
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)])
 def test_every_view_is_accessible_and_fits(
-    browser: Any, url: str, finished: Path, scheme: str, width: int, tmp_path_factory: pytest.TempPathFactory
+    browser: Any, url: str, bundled: Path, scheme: str, width: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Axe finds nothing (labels, roles, AA contrast), nothing sticks out at the side, and a picture is kept."""
     try:
@@ -217,7 +255,7 @@ def test_every_view_is_accessible_and_fits(
         missing("axe-playwright-python is not installed")
     pictures = Path(os.environ.get("DUOMEM_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     pictures.mkdir(parents=True, exist_ok=True)
-    run = browse.open_run(finished)
+    run = browse.open_run(bundled)
     episode = browse.episodes(run, Filters(arm="memory", outcome="won", lost_in="none")).rows[0]
     other = browse.episodes(run, Filters(arm="none", task=episode.task)).rows[0]
     for page in _page(browser, color_scheme=scheme):

@@ -34,10 +34,10 @@ function One({ view }: { view: View }) {
         <Fact name="bank, adapter, embedder">{bytes(view.held ?? 0)}</Fact>
       </dl>
       <h3>Size by part</h3>
-      <Bars name="bundle-sizes" label="Size of the bundle by part" caption={/: merged, /.test(view.page ?? "") ? "The base model is in its merged GGUF." : "The base model is no part of it."} rows={parts.map(([part, size]) => ({ arm: COLOURS[part] ?? "none", label: words(part), parts: [{ value: size }], text: bytes(size) }))}
+      <Bars name={`sizes-${view.path.replace(/[^A-Za-z0-9]+/g, "-")}`} label={`Size of ${view.path} by part`} caption={/: merged, /.test(view.page ?? "") ? "The base model is in its merged GGUF." : "The base model is no part of it."} rows={parts.map(([part, size]) => ({ arm: COLOURS[part] ?? "none", label: words(part), parts: [{ value: size }], text: bytes(size) }))}
         grid={{ head: ["part", "bytes"], rows: parts.map(([part, size]) => [words(part), size]) }} />
       <h3>Contents</h3>
-      <Table caption="Contents of the bundle" grid={{ head: ["file", "bytes", "sha256"], rows: (view.members ?? []).map((each) => [each.path, each.size.toLocaleString("en-US"), each.sha256.slice(0, 16)]) }} />
+      <Table caption={`Contents of ${view.path}`} grid={{ head: ["file", "bytes", "sha256"], rows: (view.members ?? []).map((each) => [each.path, each.size.toLocaleString("en-US"), each.sha256.slice(0, 16)]) }} />
       <Fold label="Its card">{() => <pre class="card"><Text of={view.card ?? ""} /></pre>}</Fold>
       <Fold label="Everything that the bundle says of itself">{() => <pre class="card"><Text of={view.page ?? ""} /></pre>}</Fold>
     </section>
