@@ -15,12 +15,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from _common import arguments, report
 from duomem.agent import Player
+from duomem.chat import Encoded
 from duomem.envs import household
 from duomem.examples import Options, prepare
 from duomem.models import expert
@@ -57,6 +59,12 @@ class Clock:
         return {"wall_s": time.perf_counter() - self._wall, "processor_s": time.process_time() - self._processor}
 
 
+def counts(seen: Sequence[Encoded]) -> dict[str, float]:
+    """Useful tokens of sequences, and those of them that are learned."""
+    learned = sum(weight > 0 for each in seen for weight in each.weights[1:])
+    return {"tokens": sum(len(each.ids) for each in seen), "learned": learned}
+
+
 def ours(config: lora.Config, job: Any, model: Any, folder: Path) -> dict[str, float]:
     from duomem.tuning._train import Schedule, train
 
@@ -64,7 +72,7 @@ def ours(config: lora.Config, job: Any, model: Any, folder: Path) -> dict[str, f
     schedule = Schedule(RATE, config.warmup, config.schedule, 0.0, 0, config.checkpoint_steps, bfloat16)
     clock = Clock()
     train(model, job.data, job.steps, schedule, folder / "checkpoints", None)
-    return clock.figures() | {"steps": len(job.steps)}
+    return clock.figures() | {"steps": len(job.steps)} | counts([job.data[row] for step in job.steps for row in step.rows])
 
 
 def theirs(config: lora.Config, job: Any, base: Any, folder: Path, recompute: bool) -> dict[str, float]:
@@ -98,7 +106,10 @@ def theirs(config: lora.Config, job: Any, base: Any, folder: Path, recompute: bo
     trainer = SFTTrainer(base, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter)
     clock = Clock()
     trainer.train()
-    return clock.figures() | {"steps": trainer.state.global_step}
+    spent, kept = clock.figures(), trainer.train_dataset  # counted as TRL prepared it
+    tokens = config.epochs * sum(len(row["input_ids"]) for row in kept)
+    learned = config.epochs * sum(label != -100 for row in kept for label in row["labels"][1:])
+    return spent | {"steps": trainer.state.global_step, "tokens": tokens, "learned": learned}
 
 
 def one(arm: str, episodes: int, epochs: int) -> dict[str, float]:
@@ -116,8 +127,7 @@ def one(arm: str, episodes: int, epochs: int) -> dict[str, float]:
         else:
             base = weights.load_base("pocket", dtype="float32")
             found = theirs(config, job, base, Path(name), recompute=arm == "trl")
-    learned = sum(weight > 0 for each in job.data for weight in each.weights[1:])
-    return found | {"tokens": epochs * sum(len(each.ids) for each in job.data), "learned": epochs * learned}
+    return found
 
 
 def started(arm: str, given: argparse.Namespace) -> dict[str, float]:
