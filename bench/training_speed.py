@@ -106,7 +106,8 @@ def theirs(config: lora.Config, job: Any, base: Any, folder: Path, recompute: bo
     trainer = SFTTrainer(base, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter)
     clock = Clock()
     trainer.train()
-    spent, kept = clock.figures(), trainer.train_dataset  # counted as TRL prepared it
+    spent = clock.figures()
+    kept: Any = trainer.train_dataset  # counted as TRL prepared it
     tokens = config.epochs * sum(len(row["input_ids"]) for row in kept)
     learned = config.epochs * sum(label != -100 for row in kept for label in row["labels"][1:])
     return spent | {"steps": trainer.state.global_step, "tokens": tokens, "learned": learned}
