@@ -57,6 +57,7 @@ def test_the_manifest_tells_the_run(base: str, trained: Adapter) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "log.jsonl",
         "manifest.json",
     ]
     from safetensors.torch import load_file

@@ -141,7 +141,9 @@ def test_repeats_and_invalid_turns_leave_no_step() -> None:
 def test_only_won_trajectories_in_which_something_was_done_give_memories() -> None:
     for stop in StopReason:
         assert bool(written(played(CLEAN, stop=stop))) is (stop is StopReason.WON)
-    assert written(played(["look", "go to desk 1"])) == []
+    assert [each.text for each in written(played(["look", "go to desk 1"]))] == [
+        "put a clean plate in cabinet.\n1. look\n2. go to desk 1"
+    ]
     assert written(played([])) == []
 
 

@@ -146,8 +146,10 @@ def test_the_story_of_a_distillation(page: Any, url: str, finished: Path) -> Non
     first = page.locator('a.line[data-index="0"]')
     first.wait_for()
     assert "won" in first.inner_text()
+    page.locator(".waiting").first.wait_for(state="detached")  # the filtered list is there
     page.get_by_role("region", name="Episodes").focus()
     page.keyboard.press("ArrowDown")  # by keyboard alone
+    page.locator("a.line:focus").wait_for()
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="What was injected").wait_for()
 
@@ -304,6 +306,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Any, tmp_path: Path) -> No
         assert page.get_by_role("link", name="Download all of it").count() == 1
         page.goto(f"{url}/episodes?run=hostile&arm=none")
         page.locator('a.line[data-index="0"]').click()
+        page.locator(".step").first.wait_for()
         assert "<script>alert(1)</script>" in page.locator("main").inner_text()
         assert "U+202E" in page.locator(".steps").inner_text()
         for view in ("/", "/decision?run=hostile", "/memories?run=hostile"):

@@ -43,7 +43,7 @@ class KShot:
         return self._writer.write(trajectory, bank, None)
 
     def recall(self, view: EpisodeView, bank: BankView, budget: Budget) -> Recall:
-        """The first k of one order of the whole bank that fit the budget; the floor is not asked, since nothing is compared."""
+        """The first k of one order of the whole bank that fit the budget; a floor, where one is set, drops those below it."""
         if view.turns or budget.k == 0:
             return Recall()
         pool = sorted(bank.memories(), key=lambda memory: memory.id)
@@ -53,7 +53,9 @@ class KShot:
             first = {key: rank for rank, key in reversed(list(enumerate(keys)))}
             pool.sort(key=lambda memory: first.get(memory.key, len(keys)))
         # Asked of the bank, since a memory that several trajectories gave must be allowed with each of them.
-        ours = {hit.memory.id: hit for hit in bank.search(view.goal, max(1, len(pool)), allow=allowed(view))}
+        ours = {
+            hit.memory.id: hit for hit in bank.search(view.goal, max(1, len(pool)), floor=budget.floor, allow=allowed(view))
+        }
         hits: list[Hit] = [ours[memory.id] for memory in pool if memory.id in ours]
         return choose(hits, budget, distinct=True, count=self._count)
 

@@ -10,7 +10,6 @@ step, one a core; the same command and seed give the same corpus and the same or
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 import tomllib
@@ -36,6 +35,10 @@ Maker = Callable[[int, int, Recipe], Iterable[Example]]
 
 BUCKETS = (160, 224, 288, 352, 416, 480, 576, 672, 768, 896, 1024, 1152, 1280, 1440)
 """Padded lengths: a few fixed shapes, since each new one makes the CPU kernels be built again."""
+
+
+MEETING = ".processes"
+"""File in the model's folder by which the processes of a training find each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +226,8 @@ def _work(rank: int, settings: Settings, folder: str, rows: Sequence[Row]) -> No
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(29500 + settings.seed % 1000))
-    dist.init_process_group("gloo", rank=rank, world_size=settings.processes)
+    meeting = f"file://{(Path(folder) / MEETING).resolve()}"  # a port might be another training's
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.processes)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = make_model(settings, tokenizer)
     if settings.start:
@@ -292,7 +295,9 @@ def train(out: Path, settings: Settings, make: Maker = episodes) -> None:
     rows = make_rows(settings, out, make)
     total = sum(len(row.ids) for row in rows)
     print(f"{len(rows)} episodes, {total / 1e6:.1f}M tokens, made in {time.monotonic() - started:.0f} s", flush=True)
+    (out / MEETING).unlink(missing_ok=True)  # of a training that was killed
     spawn(_work, (settings, str(out), rows), nprocs=settings.processes)  # type: ignore[no-untyped-call]
+    (out / MEETING).unlink(missing_ok=True)
 
 
 def main(
