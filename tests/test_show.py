@@ -127,6 +127,7 @@ def test_pages_follow_one_another(run: RunFolder) -> None:
 
 
 def test_a_narrow_terminal_shows_what_matters_most(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     wide = said("episodes", run.root, "--arm", "memory")
     monkeypatch.setenv("COLUMNS", "60")
     narrow = said("episodes", run.root, "--arm", "memory")

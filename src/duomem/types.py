@@ -83,8 +83,8 @@ class Message:
 class Sampling:
     """How a model samples. Temperature 0 is greedy. `max_tokens` bounds the completion.
 
-    `grammar` is GBNF that the answer is held to, for models that say they can (`CONSTRAINS`); empty: nothing. `logprob` asks how
-    sure the model was (`Reply.logprob`).
+    `grammar` is GBNF that the answer is held to, for models that say they can (`CONSTRAINS`); empty: nothing. `logprob` asks
+    how sure the model was (`Reply.logprob`).
     """
 
     temperature: float = 0.0

@@ -72,7 +72,10 @@ class Terminal:
     @property
     def width(self) -> int:
         """Columns for tables: the terminal's; where results go into a file or a pipe, `WIDE` unless COLUMNS says otherwise."""
-        return self.out.width if self.out.is_terminal or "COLUMNS" in os.environ else WIDE
+        if self.out.is_terminal:
+            return self.out.width
+        said = os.environ.get("COLUMNS", "")
+        return int(said) if said.isdigit() and int(said) else WIDE
 
     def note(self, words: str) -> None:
         self.err.print(safe(words, "dim"))
